@@ -1,0 +1,35 @@
+# `make reproduce` runs the main job; `make test` runs the tests. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.ready
+
+.PHONY: reproduce test lint types bench ledger clean
+
+reproduce: $(SETUP)
+	$(BIN)/python -m experiments.deep_compression
+
+test: $(SETUP) lint types
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: $(SETUP)
+	$(BIN)/mypy
+
+ledger: $(SETUP)
+	$(BIN)/python -m experiments.ledger
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+# The environment is built beside its final place's marker: an interrupted set-up is done again.
+$(SETUP): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "efficient needs Python 3.11 or newer; got `$(PYTHON) --version`. Try: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $(SETUP)

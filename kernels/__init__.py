@@ -1,0 +1,1 @@
+"""Kernels: the only code that knows hardware. Imported as `efficient.kernels`."""
