@@ -56,11 +56,20 @@ class Leaf(abc.ABC):
         """The array that this leaf stands for; differentiable in the leaf's float fields."""
 
     def astype(self: L, dtype: Any) -> "L | Any":
-        """The same leaf, standing for an array of `dtype`; `NotImplemented` where it has no `dtype` field."""
-        names = {field.name for field in dataclasses.fields(self)}  # type: ignore[arg-type]
-        if "out_dtype" not in names:
+        """The same leaf, standing for an array of `dtype`; `NotImplemented` where it has no `out_dtype` field."""
+        if not hasattr(self, "out_dtype"):
             return NotImplemented
         return dataclasses.replace(self, out_dtype=jnp.dtype(dtype))  # type: ignore[type-var]
+
+    def convert_element_type(self, site: Any) -> "Leaf | Any":
+        """Rule: the leaf of the other dtype."""
+        return self.astype(site.params["new_dtype"])
+
+    def copy(self, site: Any) -> "Leaf":
+        """Rule: a copy of a leaf is the leaf."""
+        return self
+
+    copy_p = name = copy
 
     def stack(self: L, length: int) -> "L | Any":
         """This leaf with a leading axis of `length` on every stored array, so that `scan` can slice it.
