@@ -1,0 +1,1 @@
+"""Core: transforms, leaves, lift, and what they tell us of a model. Knows no technique and no model."""

@@ -74,12 +74,22 @@ class Site:
         """The other operand of an equation of two."""
         return self.operands[1 - self.index]
 
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """The shape that the result must have."""
+        return tuple(self.eqn.outvars[0].aval.shape)
+
+    @property
+    def out_dtype(self) -> Any:
+        """The dtype that the result must have."""
+        return self.eqn.outvars[0].aval.dtype
+
     def bind(self, value: Any) -> Any:
-        """The same equation with `value`, an array or another leaf, in place of the leaf."""
+        """The same equation with `value`, an array or another leaf, in place of the leaf: an array or a leaf."""
         operands = list(self.operands)
         operands[self.index] = Tracked(value, self.path) if isinstance(value, Leaf) else value
         (out,) = self.frame.equation(self.eqn, operands)
-        return self.frame.as_dense(out, self.eqn, "a nested leaf") if isinstance(out, Tracked) else out
+        return out.leaf if isinstance(out, Tracked) else out
 
     def emit(self, statistic: Any) -> None:
         """Hands a statistic of this leaf out of the program: see `observe`."""

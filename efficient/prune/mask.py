@@ -1,0 +1,43 @@
+"""Masks: which weights stay. The one place where a budget becomes a mask."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def top_mask(score: Float[Array, "*shape"], keep: int | Int[Array, ""]) -> Bool[Array, "*shape"]:
+    """True at the `keep` largest scores: exactly `keep` of them.
+
+    A tie keeps the lower flat index; NaN goes last.
+
+    Args:
+      score: any shape; higher stays.
+      keep: how many stay, from 0 to the size; may be traced.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> top_mask(jnp.array([3.0, 1.0, 3.0, jnp.nan, 2.0]), 2).tolist()
+      [True, False, True, False, False]
+    """
+    flat = score.ravel()
+    flat = jnp.where(jnp.isnan(flat), -jnp.inf, flat)
+    threshold = jnp.sort(flat, descending=True)[jnp.maximum(keep - 1, 0)]
+    above, tied = flat > threshold, flat == threshold
+    seats = keep - jnp.sum(above, dtype=jnp.int32)
+    mask = above | (tied & (jnp.cumsum(tied, dtype=jnp.int32) <= seats))
+    return (mask & (jnp.asarray(keep) > 0)).reshape(score.shape)
+
+
+def kept_of(size: int, sparsity: float | Float[Array, ""]) -> int | Int[Array, ""]:
+    """How many of `size` weights stay at `sparsity`: all but round(sparsity * size), at least one.
+
+    Exact for a Python float; for a traced one, float32 arithmetic decides a tie.
+    """
+    if isinstance(sparsity, float | int):
+        return max(1, size - round(sparsity * size))
+    return jnp.maximum(1, size - jnp.round(jnp.asarray(sparsity, jnp.float32) * size).astype(jnp.int32))
+
+
+def masked(value: jax.Array, mask: jax.Array) -> jax.Array:
+    """`value` where the mask is True, +0 elsewhere, whatever stood there; no gradient passes where it is False."""
+    return jnp.where(mask, value, jnp.zeros((), value.dtype))
