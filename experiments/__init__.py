@@ -1,6 +1,6 @@
 """Experiments: one file a paper's claim, run by `python -m experiments.<name>`.
 
-To add one, write `experiments/<name>.py` whose docstring states the claim, the command, its cost and what was seen:
+To add one, write `experiments/<name>.py`, whose docstring states the claim, command, cost and what was seen:
 
     from experiments.frame import Claim, Outcome, by_seed, column, main
 
@@ -15,12 +15,12 @@ To add one, write `experiments/<name>.py` whose docstring states the claim, the 
         def one(seed, progress): return {"baseline": {"accuracy": 0.9}, "pruned": {"accuracy": 0.9}}
         return by_seed(one, config.seeds, progress=progress)          # {arm: {seed: {metric: value}}}
 
-    CLAIMS = (Claim(id="...", paper="...", metric="...", published=99.0, rule="a sentence", check=function), ...)
+    CLAIMS = (Claim(id=..., paper=..., metric=..., published=99.0, rule="a sentence", check=function), ...)
 
     if __name__ == "__main__":
         main()
 
-`tables(record)` (rich tables) and `figures(record)` (`{name: matplotlib Figure}`) are optional. Flags that every
-experiment has: `--smoke`, `--record=PATH`, `--fresh`. A whole run at the default config writes the committed record
+`tables(record)` (rich tables) and `figures(record)` (`{name: Figure}`) are optional. Every experiment has the
+flags `--smoke`, `--record=PATH` and `--fresh`. A run at the default config writes the committed record
 `experiments/records/<name>.json` and its figures; then `python -m experiments.ledger` rewrites the ledger.
 """

@@ -33,7 +33,7 @@ def pack_bits(values: Integer[np.ndarray, " count"], width: int | Integer[np.nda
     if too_large.any():
         at = int(too_large.argmax())
         raise ValueError(
-            f"values must be in 0 to 2**width - 1, got {int(values[at])} for {widths[at]} bits at {at}; widen."
+            f"values must be in 0 to 2**width - 1, got {values[at]} for {widths[at]} bits at {at}; widen."
         )
     ends = np.cumsum(widths)
     bits = np.zeros(ends[-1] if ends.size else 0, np.uint8)
@@ -64,7 +64,9 @@ def unpack_bits(data: bytes, width: int, count: int) -> Int64[np.ndarray, " coun
         raise ValueError(f"count must be at least 0, got {count!r}; count the values.")
     used = width * count
     if len(data) != -(-used // 8):
-        raise ValueError(f"data must be {-(-used // 8)} bytes, got {len(data)}; pass exactly the packed values.")
+        raise ValueError(
+            f"data must be {-(-used // 8)} bytes, got {len(data)}; pass exactly the packed values."
+        )
     bits = np.unpackbits(np.frombuffer(data, np.uint8))
     if bits[used:].any():
         raise ValueError(f"data must end in zero bits, got {data[-1]:#04x}; it is no packed stream.")

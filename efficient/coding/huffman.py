@@ -1,7 +1,7 @@
 """Canonical Huffman codes of bounded length: lengths, codes, streams, and the table that goes with a stream.
 
 Only the *length* of each symbol's code is kept. The codes follow from the lengths: in order of (length,
-symbol), each is the last plus one, shifted to its own length. So the table is short and decoding is a look-up.
+symbol), each is the last plus one, shifted to its own length. So the table is short, and decoding a look-up.
 
 Source: Huffman, 1952; Larmore and Hirschberg, 1990 (package-merge); Han, Mao, Dally, 2016, arXiv:1510.00149,
 section 4.
@@ -35,16 +35,20 @@ def code_lengths(counts: Integer[np.ndarray, " symbols"], *, max_length: int = M
         A length a symbol. No symbol: all zero. One symbol: length 1 (it costs a bit each time).
 
     Raises:
-        ValueError: a negative count, counts over 2**56 in all, a bound out of range, or too many symbols for it.
+        ValueError: a negative count, over 2**56 in all, a bound out of range, or too many symbols for it.
 
     Example:
         >>> code_lengths(np.array([5, 0, 1, 1, 2]))
         array([1, 0, 3, 3, 2], dtype=uint8)
     """
     if not 1 <= max_length <= MAX_LENGTH:
-        raise ValueError(f"max_length must be in 1 to {MAX_LENGTH}, got {max_length!r}; the decoder's table ends there.")
+        raise ValueError(
+            f"max_length must be in 1 to {MAX_LENGTH}, got {max_length!r}; the decoder's table ends there."
+        )
     if counts.min(initial=0) < 0 or counts.sum(dtype=np.float64) > 2**56:
-        raise ValueError(f"counts must be at least 0 and 2**56 in all, got {counts!r}; count with np.bincount.")
+        raise ValueError(
+            f"counts must be at least 0 and 2**56 in all, got {counts!r}; count with np.bincount."
+        )
     used = np.flatnonzero(counts)
     if used.size > 1 << max_length:
         raise ValueError(f"max_length must hold {used.size} symbols, got {max_length!r}; allow longer codes.")
@@ -95,11 +99,13 @@ def encode(symbols: Integer[np.ndarray, " count"], lengths: Integer[np.ndarray, 
     codes = canonical_codes(lengths)
     if symbols.size and not 0 <= symbols.min() <= symbols.max() < lengths.size:
         raise ValueError(
-            f"symbols must be in 0 to {lengths.size - 1}, got {symbols.min()} to {symbols.max()}; widen the table."
+            f"symbols must be in 0 to {lengths.size - 1}, got {symbols.min()} to {symbols.max()}; widen it."
         )
     widths = lengths[symbols]
     if not widths.all():
-        raise ValueError(f"symbols must have a code, got {symbols[widths.argmin()]} of length 0; count all of them.")
+        raise ValueError(
+            f"symbols must have a code, got {symbols[widths.argmin()]} of length 0; count all of them."
+        )
     return pack_bits(codes[symbols], widths)
 
 
@@ -107,7 +113,7 @@ def decode(data: bytes, lengths: Integer[np.ndarray, " symbols"], count: int) ->
     """The `count` symbols that `encode` wrote.
 
     A table has the symbol and the length of the code for every next `width` bits. NumPy looks up *every* bit
-    position of a block at once; what is left to do one by one is to step from code to code, over a list.
+    position of a block at once; what is left to do one by one is to step from code to code.
 
     Args:
         data: exactly the bytes of the codes.
@@ -124,7 +130,7 @@ def decode(data: bytes, lengths: Integer[np.ndarray, " symbols"], count: int) ->
     room = 1 << (width - sizes)
     table_symbol = np.full(1 << width, -1, np.int64)  # -1: no code begins so (a table of one symbol).
     table_symbol[: room.sum()] = np.repeat(order, room)
-    table_size = np.ones(1 << width, np.int64)
+    table_size = np.ones(1 << width, np.uint8)
     table_size[: room.sum()] = np.repeat(sizes, room)
     raw = np.frombuffer(data + bytes(2), np.uint8)
     symbols = np.empty(count, np.int64)
@@ -133,16 +139,16 @@ def decode(data: bytes, lengths: Integer[np.ndarray, " symbols"], count: int) ->
         block = raw[start : start + _BLOCK_BYTES + 2].astype(np.int64)
         ahead = block[:-2] << 16 | block[1:-1] << 8 | block[2:]  # [bytes] 24 bits from each byte on.
         windows = (ahead[:, None] >> (24 - width - np.arange(8)) & ((1 << width) - 1)).reshape(-1)
-        follows = (np.arange(windows.size) + table_size[windows]).tolist()
-        first, begins = 8 * start, []
-        place = position - first
+        steps = table_size[windows].tobytes()  # A byte each: Python indexes bytes fastest.
+        begins: list[int] = []
+        place = position - 8 * start
         for _ in range(count - done):
-            if place >= windows.size:
+            if place >= len(steps):
                 break
             begins.append(place)
-            place = follows[place]
-        symbols[done : done + len(begins)] = table_symbol[windows[begins]] if begins else ()
-        done, position = done + len(begins), first + place
+            place += steps[place]
+        symbols[done : done + len(begins)] = table_symbol[windows[np.array(begins, np.int64)]]
+        done, position = done + len(begins), 8 * start + place
     return _checked(symbols, data, done=done, bits=position)
 
 
@@ -151,7 +157,9 @@ def _checked(symbols: np.ndarray, data: bytes, *, done: int, bits: int) -> np.nd
     if done < symbols.size or bits > 8 * len(data):
         raise ValueError(f"data must hold {symbols.size} codes, got {done}; it is truncated.")
     if symbols.min(initial=0) < 0:
-        raise ValueError(f"data must hold codes of the table, got none at symbol {symbols.argmin()}; it is corrupt.")
+        raise ValueError(
+            f"data must hold codes of the table, got none at symbol {symbols.argmin()}; it is corrupt."
+        )
     if len(data) != -(-bits // 8) or (bits % 8 and data[-1] & (0xFF >> bits % 8)):
         raise ValueError(f"data must end after {bits} bits, got {8 * len(data)}; pass exactly the stream.")
     return symbols
@@ -159,17 +167,16 @@ def _checked(symbols: np.ndarray, data: bytes, *, done: int, bits: int) -> np.nd
 
 def _canonical_order(lengths: np.ndarray) -> tuple[np.ndarray, int]:
     """The symbols that have a code, by (length, symbol), and the longest length; refuses what is no code."""
-    if lengths.size and not 0 <= lengths.min() <= lengths.max() <= MAX_LENGTH:
-        raise ValueError(
-            f"lengths must be in 0 to {MAX_LENGTH}, got {lengths.min()} to {lengths.max()}; limit the lengths."
-        )
+    _check_range(lengths)
     used = np.flatnonzero(lengths)
     order = used[np.argsort(lengths[used], kind="stable")]
     width = int(lengths.max(initial=0))
     kraft = int((1 << (width - lengths[order].astype(np.int64))).sum())  # In units of 2**-width.
     if kraft > 1 << width:
-        raise ValueError(f"lengths must satisfy Kraft's equality, got {kraft} / {1 << width}; over-subscribed.")
-    if kraft < 1 << width and not (used.size == 1 and width == 1) and used.size:
+        raise ValueError(
+            f"lengths must satisfy Kraft's equality, got {kraft} / {1 << width}; over-subscribed."
+        )
+    if kraft < 1 << width and used.size and (used.size, width) != (1, 1):
         raise ValueError(f"lengths must satisfy Kraft's equality, got {kraft} / {1 << width}; incomplete.")
     return order, width
 
@@ -177,50 +184,55 @@ def _canonical_order(lengths: np.ndarray) -> tuple[np.ndarray, int]:
 def pack_lengths(lengths: Integer[np.ndarray, " symbols"]) -> bytes:
     """The table of a stream in few bytes: neighbours tend to have codes of nearly the same length.
 
-    Symbols past the last one with a code are left out. Each other symbol is a number in unary (n zeros and a
-    one): 0 for the length of the symbol before, 1 for no code, then +1, -1, +2, -2... against the last length.
-    Before the first symbol, the "last length" is that of a fixed-width code.
+    Each symbol up to the last one with a code is a number n in unary (n zeros and a one): 0 for the length of
+    the last symbol that had one, 1 for no code, then +1, -1, +2, -2... against that last length. The first is
+    held against the length of a fixed-width code. A varint in front counts the bytes.
 
     Raises:
         ValueError: a length outside 0 to 16.
     """
-    if lengths.size and not 0 <= lengths.min() <= lengths.max() <= MAX_LENGTH:
-        raise ValueError(
-            f"lengths must be in 0 to {MAX_LENGTH}, got {lengths.min()} to {lengths.max()}; limit the lengths."
-        )
+    _check_range(lengths)
     used = np.flatnonzero(lengths)
-    listed = int(used[-1]) + 1 if used.size else 0
     steps = np.diff(lengths[used].astype(np.int64), prepend=_first_length(lengths.size))
-    numbers = np.ones(listed, np.int64)
+    numbers = np.ones(used[-1] + 1 if used.size else 0, np.int64)
     numbers[used] = np.where(steps == 0, 0, np.where(steps > 0, 2 * steps, 1 - 2 * steps))
-    return varint(listed) + pack_bits(np.ones(listed, np.int64), numbers + 1)
+    unary = pack_bits(np.ones_like(numbers), numbers + 1)
+    return varint(len(unary)) + unary
 
 
 def unpack_lengths(reader: ByteReader, symbols: int) -> Lengths:
     """Reads the table of `symbols` lengths that `pack_lengths` wrote.
 
     Raises:
-        ValueError: a table that is truncated, lists more than `symbols`, or holds a length outside 0 to 16.
+        ValueError: a table that is truncated, lists more than `symbols`, or holds a length outside 1 to 16.
     """
-    listed = reader.varint()
-    if listed > min(symbols, 8 * reader.left):
-        raise ValueError(f"table must list at most {symbols} symbols that it holds, got {listed}; it is corrupt.")
-    numbers, begin = np.empty(listed, np.int64), -1
-    bits = np.unpackbits(np.frombuffer(reader.peek(-(-listed * 2 * (MAX_LENGTH + 1) // 8)), np.uint8))
-    ones = np.flatnonzero(bits)[:listed]
-    if ones.size < listed:
-        raise ValueError(f"table must list {listed} symbols, got {ones.size}; it is truncated.")
-    numbers = np.diff(ones, prepend=begin) - 1
-    reader.take(-(-(int(ones[-1]) + 1) // 8) if listed else 0)
-    used = numbers != 1
-    steps = np.where(numbers % 2 == 0, numbers // 2, -(numbers // 2))[used]
-    lengths = np.zeros(symbols, np.int64)
-    lengths[:listed][used] = _first_length(symbols) + np.cumsum(steps)
-    if lengths.min(initial=0) < 0 or lengths.max(initial=0) > MAX_LENGTH:
-        raise ValueError(f"table must hold lengths in 0 to {MAX_LENGTH}, got {lengths.max()}; it is corrupt.")
-    return lengths.astype(np.uint8)
+    size = reader.varint()
+    if size > 4 * symbols:  # 32 bits a symbol at most: what is read next is in proportion to the alphabet.
+        raise ValueError(f"table must be at most {4 * symbols} bytes, got {size}; it is corrupt.")
+    bits = np.unpackbits(np.frombuffer(reader.take(size), np.uint8))
+    numbers = np.diff(np.flatnonzero(bits), prepend=-1) - 1
+    if numbers.size > symbols:
+        raise ValueError(f"table must list at most {symbols} symbols, got {numbers.size}; it is corrupt.")
+    used = np.flatnonzero(numbers != 1)
+    halves = numbers[used] // 2
+    sizes = _first_length(symbols) + np.cumsum(np.where(numbers[used] % 2 == 0, halves, -halves))
+    if sizes.size and not 1 <= sizes.min() <= sizes.max() <= MAX_LENGTH:
+        raise ValueError(
+            f"table must hold lengths in 1 to {MAX_LENGTH}, got {sizes.min()} to {sizes.max()}; corrupt."
+        )
+    lengths = np.zeros(symbols, np.uint8)
+    lengths[used] = sizes
+    return lengths
+
+
+def _check_range(lengths: np.ndarray) -> None:
+    """Refuses lengths that no code of this module has."""
+    if lengths.size and not 0 <= lengths.min() <= lengths.max() <= MAX_LENGTH:
+        raise ValueError(
+            f"lengths must be in 0 to {MAX_LENGTH}, got {lengths.min()} to {lengths.max()}; limit them."
+        )
 
 
 def _first_length(symbols: int) -> int:
-    """The length that a fixed-width code of `symbols` symbols has, within the bound."""
-    return min((symbols - 1).bit_length(), MAX_LENGTH) if symbols else 0
+    """The length that a fixed-width code of `symbols` symbols has, within 1 to 16."""
+    return max(1, min((symbols - 1).bit_length(), MAX_LENGTH))

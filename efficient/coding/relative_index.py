@@ -41,10 +41,10 @@ def encode_gaps(positions: Positions, *, span: int) -> tuple[Gaps, Fillers]:
     """
     if span < 1:
         raise ValueError(f"span must be at least 1, got {span!r}; an entry must be able to move.")
-    zeros = np.diff(positions.astype(np.int64), prepend=-1) - 1  # [kept] zeros before each.
+    zeros: np.ndarray = np.diff(positions.astype(np.int64), prepend=-1) - 1  # [kept] zeros before each.
     if zeros.min(initial=0) < 0:
         raise ValueError(
-            f"positions must rise from 0 on, got {positions[zeros.argmin()]!r} out of order; sort them."
+            f"positions must rise from 0 on, got {positions[zeros.argmin()]} out of order; sort them."
         )
     fillers = zeros // span  # [kept] fillers before each.
     last = np.cumsum(fillers + 1) - 1  # [kept] entry of each kept weight.
@@ -59,14 +59,18 @@ def decode_gaps(gaps: Gaps, is_filler: Fillers, *, span: int) -> Int64[np.ndarra
     """The positions that `encode_gaps` was given.
 
     Raises:
-        ValueError: a span below 1, a gap outside 0 to span - 1, a filler of another gap, or a filler at the end.
+        ValueError: a span below 1, a gap outside 0 to span - 1, a filler of another gap, or one at the end.
     """
     if span < 1:
         raise ValueError(f"span must be at least 1, got {span!r}; an entry must be able to move.")
     if gaps.size and not 0 <= gaps.min() <= gaps.max() < span:
-        raise ValueError(f"gaps must be in 0 to {span - 1}, got {gaps.min()} to {gaps.max()}; check the span.")
+        raise ValueError(
+            f"gaps must be in 0 to {span - 1}, got {gaps.min()} to {gaps.max()}; check the span."
+        )
     if (gaps[is_filler] != span - 1).any():
         raise ValueError(f"gaps of fillers must be {span - 1}, got a shorter one; a filler ends a full span.")
     if is_filler.size and is_filler[-1]:
-        raise ValueError("is_filler must end in False, got a filler at the end; one only leads to a kept weight.")
+        raise ValueError(
+            "is_filler must end in False, got a filler at the end; one only leads to a kept weight."
+        )
     return (np.cumsum(gaps + 1) - 1)[~is_filler]

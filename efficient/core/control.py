@@ -100,17 +100,33 @@ def scan(frame: Any, eqn: Any, operands: list[Any]) -> list[Any]:
     xs = [_stacked(frame, eqn, v, length) for v in operands[n_consts + n_carry :]]
     bare_xs, xs_paths, again = _split(xs)
 
-    def body(carry: Any, sliced: Any) -> tuple[Any, Any]:
-        child = frame.child()
-        outs = child.run(jaxpr, consts, [*held, *carry, *again(sliced)])
-        outs = _dense_outs(frame, eqn, outs)
-        return outs[:n_carry], (outs[n_carry:], child.emitted)
-
-    carry, (ys, emitted) = jax.lax.scan(
-        body, init, bare_xs, length=length, reverse=eqn.params["reverse"], unroll=eqn.params["unroll"]
-    )
     a_layer_each = {path for path in xs_paths if path is not None}
-    _hand_on(frame, {p: s if p in a_layer_each else s.reduce() for p, s in emitted.items()})
+
+    def one(values: Any, sliced: Any) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
+        child = frame.child()
+        outs = child.run(jaxpr, consts, [*held, *values, *again(sliced)])
+        outs = _dense_outs(frame, eqn, outs)
+        by_layer = {p: s for p, s in child.emitted.items() if p in a_layer_each}
+        shared = {p: s for p, s in child.emitted.items() if p not in a_layer_each}
+        return outs[:n_carry], outs[n_carry:], by_layer, shared
+
+    def body(carry: Any, sliced: Any) -> tuple[Any, Any]:
+        values, totals = carry
+        new, ys, by_layer, shared = one(values, sliced)
+        return (new, {path: totals[path].merge(shared[path]) for path in totals}), (ys, by_layer)
+
+    slices = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), bare_xs)
+    shapes = jax.eval_shape(one, init, slices)[3] if frame.observing else {}
+    totals = {path: shape.identity() for path, shape in shapes.items()}
+    (carry, totals), (ys, by_layer) = jax.lax.scan(
+        body,
+        (init, totals),
+        bare_xs,
+        length=length,
+        reverse=eqn.params["reverse"],
+        unroll=eqn.params["unroll"],
+    )
+    _hand_on(frame, {**by_layer, **totals})
     return [*carry, *ys]
 
 
@@ -178,16 +194,25 @@ def cond(frame: Any, eqn: Any, operands: list[Any]) -> list[Any]:
     return outs
 
 
+def _merged(one: Any, other: Any) -> Any:
+    """Two statistics as one."""
+    return one.merge(other)
+
+
 def _same_statistics(branches: list[Callable[..., Any]], args: Sequence[Any]) -> list[Callable[..., Any]]:
     """Branches that all hand out the statistics that any of them does; a branch that saw nothing adds nothing."""
     shapes: dict[str, Any] = {}
     for branch in branches:
-        shapes.update(jax.eval_shape(branch, *args)[1])
+        for path, shape in jax.eval_shape(branch, *args)[1].items():
+            shapes[path] = jax.eval_shape(_merged, shapes[path], shape) if path in shapes else shape
 
     def whole(branch: Callable[..., Any]) -> Callable[..., Any]:
         def run(*inner: Any) -> Any:
             outs, emitted = branch(*inner)
-            return outs, {path: emitted.get(path, shape.identity()) for path, shape in shapes.items()}
+            totals = {path: shape.identity() for path, shape in shapes.items()}
+            return outs, {
+                p: _merged(total, emitted[p]) if p in emitted else total for p, total in totals.items()
+            }
 
         return run
 

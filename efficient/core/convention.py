@@ -1,4 +1,4 @@
-"""Convention: what is counted as a multiply-accumulate (MAC). Published tables differ; a number needs its rule.
+"""Convention: what counts as a multiply-accumulate (MAC). Published tables differ; a number needs its rule.
 
 | convention | conv, matmul with a weight | two activations | affine norm | average pooling |
 |---|---|---|---|---|
@@ -34,20 +34,23 @@ def charges(convention: str) -> Mapping[Kind, int]:
       ValueError: there is no such convention.
     """
     if convention not in _CHARGES:
-        raise ValueError(f"convention must be one of {get_args(Convention)}, got {convention!r}; see CHARGES.")
+        raise ValueError(
+            f"convention must be one of {get_args(Convention)}, got {convention!r}; "
+            "the table in efficient.core.convention says what each counts."
+        )
     return _CHARGES[convention]
 
 
 def contraction_macs(step: Step) -> int | None:
     """Products that a convolution or a matrix product sums up; None for any other step.
 
-    Each output element of a convolution sums `in_features / groups * prod(kernel)` products, which is what the
-    kernel holds for one output feature; each of a `dot_general` sums as many as the contracted axes hold.
+    Each output element of a convolution sums `in_features / groups * prod(window)` products, which is what
+    the kernel holds for one output feature; each of a `dot_general`, what the contracted axes hold.
     """
     if step.primitive == "conv_general_dilated":
         kernel, out_features = step.operands[1].shape, step.params["dimension_numbers"].rhs_spec[0]
         return step.results[0].size * math.prod(n for axis, n in enumerate(kernel) if axis != out_features)
-    if step.primitive in ("dot_general", "scaled_dot"):
+    if step.primitive == "dot_general":
         contracted = step.params["dimension_numbers"][0][0]
         return step.results[0].size * math.prod(step.operands[0].shape[axis] for axis in contracted)
     if step.primitive == "ragged_dot_general":

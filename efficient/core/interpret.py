@@ -84,9 +84,14 @@ class Site:
         """The dtype that the result must have."""
         return self.eqn.outvars[0].aval.dtype
 
-    def bind(self, value: Any) -> Any:
-        """The same equation with `value`, an array or another leaf, in place of the leaf: an array or a leaf."""
+    def bind(self, value: Any, *, other: Any = None) -> Any:
+        """The same equation with `value`, an array or another leaf, in place of the leaf: an array or a leaf.
+
+        `other` stands in for the other operand of an equation of two, if given.
+        """
         operands = list(self.operands)
+        if other is not None:
+            operands[1 - self.index] = other
         operands[self.index] = Tracked(value, self.path) if isinstance(value, Leaf) else value
         (out,) = self.frame.equation(self.eqn, operands)
         return out.leaf if isinstance(out, Tracked) else out
@@ -161,18 +166,24 @@ class Frame:
         return self._meet(eqn, operands, met)
 
     def _meet(self, eqn: Any, operands: list[Any], met: list[int]) -> list[Any]:
-        """Asks the first leaf that has a rule for it; makes all of them dense where none has one."""
-        name = eqn.primitive.name
-        index = next((i for i in met if hasattr(operands[i].leaf, name)), None)
-        if index is not None:
+        """Asks the first leaf that has a rule for it; makes all of them dense where none has one.
+
+        When observing, the other leaves are asked too, so that each can hand out its statistics.
+        """
+        name, reason, result = eqn.primitive.name, "its leaf has no such rule", None
+        for index in (i for i in met if hasattr(operands[i].leaf, name)):
             tracked = operands[index]
-            others = [v if i == index else self.as_dense(v, eqn, "two leaves meet") for i, v in enumerate(operands)]
+            others = [
+                v if i == index else self.as_dense(v, eqn, "two leaves meet") for i, v in enumerate(operands)
+            ]
             out = getattr(tracked.leaf, name)(Site(eqn, tuple(others), index, self))
-            if out is not NotImplemented:
-                return [self._checked(out, eqn, tracked)]
-            operands = others
-        reason = "its leaf has no such rule" if index is None else "its rule declined these operands"
-        return bind(eqn, [self.as_dense(value, eqn, reason) for value in operands])
+            if out is NotImplemented:
+                reason = "its rule declined these operands"
+                continue
+            result = result or [self._checked(out, eqn, tracked)]
+            if not self.observing:
+                break
+        return result or bind(eqn, [self.as_dense(value, eqn, reason) for value in operands])
 
     def _checked(self, out: Any, eqn: Any, tracked: Tracked) -> Any:
         """A rule's result: of the shape and dtype that the equation promised, and still tracked if a leaf."""

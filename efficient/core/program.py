@@ -1,7 +1,7 @@
 """Program: a jaxpr as a flat list of steps, so that an analysis needs to know no call primitive.
 
-Calls (jit, remat, custom_jvp, custom_vjp) are written out in place. `scan`, `while`, `cond` and `shard_map` stay
-one step each, with the programs inside them in `bodies`.
+Calls (jit, remat, custom_jvp, custom_vjp) are written out in place. `scan`, `while`, `cond` and `shard_map`
+stay one step each, with the programs inside them in `bodies`.
 """
 
 import dataclasses
@@ -11,23 +11,37 @@ from typing import Any
 
 from efficient.core.versions import is_literal, open_jaxpr
 
+
+def _names(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
 # One output element from one element of each operand: a compiler fuses these into their neighbours.
-ELEMENTWISE = frozenset(
-    """abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz complex
-    conj cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt imag integer_pow is_finite le le_to
-    lgamma log log1p logistic lt lt_to max min mul mulhi ne neg nextafter not or population_count pow real rem round
-    rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh
-    xor""".split()
+ELEMENTWISE = _names(
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz
+    complex conj cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt imag
+    integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min mul mulhi ne neg nextafter
+    not or population_count pow real rem round rsqrt select_n shift_left shift_right_arithmetic
+    shift_right_logical sign sin sinh sqrt square sub tan tanh xor
+    """
 )
 # The same elements, elsewhere or of another type. Operand 0 is the array; others are indices or fill values.
-LAYOUT = frozenset(
-    """bitcast_convert_type broadcast_in_dim convert_element_type copy copy_p device_put dynamic_slice expand_dims
-    mesh_cast name optimization_barrier pad pcast pvary reduce_precision reshape reshard rev sharding_constraint slice
-    split squeeze stop_gradient tile transpose unstack""".split()
+LAYOUT = _names(
+    """
+    bitcast_convert_type broadcast_in_dim convert_element_type copy copy_p device_put dynamic_slice
+    expand_dims mesh_cast name optimization_barrier pad pcast pvary reduce_precision reshape reshard rev
+    sharding_constraint slice split squeeze stop_gradient tile transpose unstack
+    """
 )
-_CALLS = frozenset(
-    """jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr
-    custom_lin run_state""".split()
+# Operand 0 with a part written over.
+UPDATES = _names("dynamic_update_slice scatter scatter_add scatter_sub scatter_mul scatter_min scatter_max")
+_CALLS = _names(
+    """
+    jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call custom_vjp_call
+    custom_vjp_call_jaxpr
+    """
 )
 _BODIES = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "shard_map": ("jaxpr",)}
 
@@ -87,7 +101,9 @@ def _value(aval: Any, **kwargs: Any) -> Value:
     return Value(tuple(getattr(aval, "shape", (0,))), getattr(aval, "dtype", None), **kwargs)
 
 
-def _write_out(jaxpr: Any, consts: Sequence[Any], args: Sequence[Value], scope: str, steps: list[Step]) -> list[Value]:
+def _write_out(
+    jaxpr: Any, consts: Sequence[Any], args: Sequence[Value], scope: str, steps: list[Step]
+) -> list[Value]:
     """Appends the steps of `jaxpr` on `args` to `steps`; returns its outputs."""
     env = dict(zip(jaxpr.invars, args, strict=True))
     env.update({var: _value(var.aval, constant=True) for var, _ in zip(jaxpr.constvars, consts, strict=True)})

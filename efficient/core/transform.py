@@ -17,7 +17,7 @@
 
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,12 +35,14 @@ class State(NamedTuple):
     fixed: Any = ()  # it may not: masks, indices, frozen bases, counters
 
 
+@runtime_checkable
 class Init(Protocol):
     """`init(params, *, stats=None, key=None) -> State`."""
 
     def __call__(self, params: Any, *, stats: Any = None, key: Key | None = None) -> State: ...  # noqa: D102
 
 
+@runtime_checkable
 class Update(Protocol):
     """`update(state, params, *, grads=None, step) -> State`."""
 
@@ -209,6 +211,7 @@ def stacked(transform: Transform) -> Transform:
     return Transform(init, update, apply, pack)
 
 
+@runtime_checkable
 class LeafInit(Protocol):
     """What makes the state of one array."""
 

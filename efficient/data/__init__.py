@@ -1,7 +1,7 @@
 """Real images with labels, from this machine: nothing is downloaded and nothing is made up.
 
-- `load(name, folder=...)`: "digits", "mnist5k", "fashion_mnist", "idx:FOLDER", "folder:FOLDER" (all in `NAMES`);
-  by themselves: `digits`, `mnist5k`, `fashion_mnist`, `idx_folder`, `image_folder`.
+- `load(name, folder=...)`: "digits", "mnist5k", "fashion_mnist", "idx:FOLDER", "folder:FOLDER" (`NAMES`); by
+  themselves: `digits`, `mnist5k`, `fashion_mnist`, `idx_folder`, `image_folder`.
 - `Dataset`: uint8 images [n, h, w, c] and int32 labels of two parts, with `source`, `sha256`, `subset` and
   `split`; `as_float` makes float32 in [0, 1]; `HoldOut` is a stratified share.
 - `Batches`, `evaluation_batches`: seeded, resumable at a `Position`, every `Batch` of one size with a mask.

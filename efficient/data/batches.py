@@ -21,6 +21,9 @@ class Position(NamedTuple):
     step: int  # in [0, steps_per_epoch)
 
 
+_FIRST = Position(epoch=0, step=0)
+
+
 class Batch(NamedTuple):
     """Images and labels of one step, always `batch_size` of them, so that one compile suffices."""
 
@@ -41,24 +44,25 @@ class Batches:
     """
 
     images: Shaped[np.ndarray, "n *image"]  # any dtype; as in Dataset
-    labels: Int32[np.ndarray, " n"]  # one for each image
+    labels: Int32[np.ndarray, " labels"]  # one for each image
     batch_size: int  # rows a batch, >= 1
     seed: int | None  # of the shuffles, in [0, 2**64); None keeps the order of the arrays
     epochs: int | None  # how many passes, >= 1; None never ends
     drop_last: bool  # what is left over in an epoch: True drops it, False fills it up and masks the filling
-    start: Position = Position(0, 0)  # the first batch to give; (epochs, 0), the end, gives none
+    start: Position = _FIRST  # the first batch to give; (epochs, 0), the end, gives none
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size!r}; choose more.")
         if len(self.labels) != len(self.images):
             raise ValueError(
-                f"labels must be {len(self.images)}, one for each image, got {len(self.labels)!r}; give both of one part."
+                f"labels must be {len(self.images)}, one for each image, got {len(self.labels)!r}; "
+                "give both of one part."
             )
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"images must fill at least one batch, got {len(self.images)!r} for batch_size {self.batch_size}; "
-                "choose a smaller one, or drop_last=False."
+                f"images must fill at least one batch of {self.batch_size}, got {len(self.images)!r}; "
+                "choose a smaller batch_size, or drop_last=False."
             )
         if self.seed is not None and not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be None or in [0, 2**64), got {self.seed!r}; choose another.")
@@ -71,11 +75,11 @@ class Batches:
         epoch, step = position
         is_end = epoch == self.epochs and step == 0
         is_inside = (
-            0 <= epoch and (self.epochs is None or epoch < self.epochs) and 0 <= step < self.steps_per_epoch
+            epoch >= 0 and (self.epochs is None or epoch < self.epochs) and 0 <= step < self.steps_per_epoch
         )
         if not (is_inside or is_end):
             raise ValueError(
-                f"{name} must be a position with epoch at most {self.epochs} and step below {self.steps_per_epoch}, "
+                f"{name} must have epoch at most {self.epochs} and step below {self.steps_per_epoch}, "
                 f"got {tuple(position)!r}; was it stored with another batch_size or data set?"
             )
 
@@ -99,7 +103,7 @@ class Batches:
             epoch, step = epoch + 1, 0
 
     def _batch(self, order: Int[np.ndarray, " n"], position: Position) -> Batch:
-        """The batch at `position`, given its epoch's order; filled up with its own rows, from the first on."""
+        """The batch at `position`, given its epoch's order; filled up with its own rows."""
         epoch, step = position
         rows = order[step * self.batch_size : (step + 1) * self.batch_size]
         filled = np.resize(rows, self.batch_size)
@@ -113,9 +117,11 @@ class Batches:
 
 
 def evaluation_batches(
-    images: Shaped[np.ndarray, "n *image"], labels: Int32[np.ndarray, " n"], *, batch_size: int
+    images: Shaped[np.ndarray, "n *image"], labels: Int32[np.ndarray, " labels"], *, batch_size: int
 ) -> Batches:
-    """Every image once, in order, the last batch filled up and masked: sum(correct * mask) / sum(mask) is exact.
+    """Every image once, in order; the last batch is filled up and masked.
+
+    Over all batches, the sum of (correct * mask) over the sum of mask is the accuracy, exactly.
 
     Raises:
       ValueError: as `Batches`.

@@ -6,7 +6,7 @@ import hashlib
 import json
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, UInt8
+from jaxtyping import Float32, Integer, UInt8
 
 from efficient.data.errors import DataFormatError
 from efficient.data.sampling import HoldOut, stratified
@@ -19,7 +19,8 @@ class Dataset:
     """Training and test images with their labels.
 
     Images are **uint8 in [0, 255]** (what the files hold: a quarter of the memory of float32);
-    `as_float` makes them float32 in [0, 1]. The arrays held are read-only views of those given.
+    `as_float` makes them float32 in [0, 1]. The arrays held are read-only views of those given. Dtypes and
+    shapes are checked here, with or without a type checker.
 
     Raises:
       ValueError: an array has the wrong dtype or shape, a part is empty, the parts disagree, or a label is
@@ -27,10 +28,10 @@ class Dataset:
     """
 
     name: str  # of the data set, as in `load`
-    train_images: UInt8[np.ndarray, "train h w c"]  # 0 .. 255
-    train_labels: Int32[np.ndarray, " train"]  # index into classes
-    test_images: UInt8[np.ndarray, "test h w c"]
-    test_labels: Int32[np.ndarray, " test"]
+    train_images: np.ndarray  # uint8 [train, h, w, c], 0 .. 255
+    train_labels: np.ndarray  # int32 [train], indices into classes
+    test_images: np.ndarray  # uint8 [test, h, w, c], 0 .. 255
+    test_labels: np.ndarray  # int32 [test], indices into classes
     classes: tuple[str, ...]  # what label k means, for k = 0, 1, ...
     source: str  # exactly where it came from, and what was done to it since
 
@@ -45,7 +46,7 @@ class Dataset:
             _require_labels(f"{part}_labels", labels, len(images), len(self.classes))
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             raise ValueError(
-                f"test_images must be [n, h, w, c] with (h, w, c) = {self.train_images.shape[1:]} as in training, "
+                f"test_images must have (h, w, c) = {self.train_images.shape[1:]} as those of training, "
                 f"got {self.test_images.shape[1:]!r}; resize one of them."
             )
 
@@ -62,7 +63,7 @@ class Dataset:
         for field in _ARRAYS:
             array = getattr(self, field)
             digest.update(f"{field} {array.dtype.str} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         digest.update(json.dumps(self.classes).encode())
         return digest.hexdigest()
 
@@ -117,9 +118,9 @@ class Dataset:
 
 def from_pool(
     images: UInt8[np.ndarray, "n h w c"],
-    labels: Int[np.ndarray, " n"],
-    train: Int[np.ndarray, " train"],
-    test: Int[np.ndarray, " test"],
+    labels: Integer[np.ndarray, " n"],
+    train: Integer[np.ndarray, " train"],
+    test: Integer[np.ndarray, " test"],
     *,
     name: str,
     classes: tuple[str, ...],
@@ -145,8 +146,8 @@ def verified(dataset: Dataset, *, sha256: str) -> Dataset:
     """
     if dataset.sha256 != sha256:
         raise DataFormatError(
-            f"sha256 of {dataset.name} must be {sha256}, got {dataset.sha256!r} from {dataset.source}; the files "
-            "are damaged or are of another data set (load other data by 'idx:FOLDER' or 'folder:FOLDER')."
+            f"sha256 of {dataset.name} must be {sha256}, got {dataset.sha256!r} from {dataset.source}; "
+            "the files are damaged or are another data set (load those by 'idx:FOLDER' or 'folder:FOLDER')."
         )
     return dataset
 
@@ -160,7 +161,7 @@ def _require_images(name: str, images: np.ndarray) -> None:
     """Refuses what is not a non-empty uint8 [n, h, w, c]."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
         raise ValueError(
-            f"{name} must be uint8 [n, h, w, c] with every size at least 1, got {images.dtype}{images.shape!r}; "
+            f"{name} must be uint8 [n, h, w, c], each size at least 1, got {images.dtype}{images.shape!r}; "
             "scale to 0 .. 255 and add the channel axis."
         )
 

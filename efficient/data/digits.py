@@ -10,7 +10,7 @@ from efficient.data.dataset import Dataset, from_pool, verified
 from efficient.data.packaged import packaged_table
 from efficient.data.sampling import STATED
 
-SHA256 = ""
+SHA256 = "4d83317687416e8f5632192e2c372a9c576b48a537f44b04025a51bf45ecf7fa"
 WAYS = (
     "pip install 'efficient[data]'",
     "pip install scikit-learn (it holds the images in sklearn/datasets/data/digits.csv.gz)",
@@ -20,8 +20,9 @@ WAYS = (
 def digits() -> Dataset:
     """1,438 training and 359 test images [8, 8, 1], ten classes.
 
-    A pixel counts the ink of a 4x4 block, v = 0 .. 16; it is stored as floor(255 v / 16 + 1/2), from which
-    round(16 x / 255) gives v back. The source has no split: this one is stratified, 20 % held out with seed 0.
+    A pixel counts the ink of a 4x4 block, v = 0 .. 16; it is stored as x = floor(255 v / 16 + 1/2), from
+    which round(16 x / 255) gives v back. The source has no split: this one is stratified, 20 % held out with
+    seed 0.
 
     Raises:
       MissingDataError: scikit-learn is not installed.

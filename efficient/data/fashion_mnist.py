@@ -3,7 +3,7 @@
 Source: Xiao, Rasul and Vollgraf, 2017, arXiv:1708.07747.
 """
 
-import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from efficient.data.dataset import Dataset, verified
 from efficient.data.errors import MissingDataError
 from efficient.data.idx import idx_folder
 
-SHA256 = ""
+SHA256 = "6ba925ed90d4634e1411f11a315b767e2f1bad7a511d74788591b79bb1b6cfd7"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = (
     "T-shirt/top",
@@ -36,9 +36,10 @@ WAYS = (
 def fashion_mnist(folder: str | Path | None = None) -> Dataset:
     """60,000 training and 10,000 test images [28, 28, 1], the split of the paper.
 
-    Looks in `folder` alone if there is one; else in the folder of Debian's package; else in TensorFlow
-    Datasets, if it is installed and has them prepared. IDX files are checked against the known hash; TFDS has
-    the same images in another order, so its `sha256` differs and is not checked.
+    Looks in `folder` alone if there is one; else in the folder of Debian's package; else where TensorFlow
+    Datasets keeps what it has prepared (`TFDS_DATA_DIR`, or `~/tensorflow_datasets`). IDX files are checked
+    against the known hash; TFDS has the same images in another order, so its `sha256` differs and is not
+    checked.
 
     Raises:
       MissingDataError: they are in none of these; the message lists every way to get them.
@@ -55,24 +56,25 @@ def fashion_mnist(folder: str | Path | None = None) -> Dataset:
 
 
 def _from_tfds() -> Dataset:
-    """Reads what TensorFlow Datasets has prepared on this machine; never downloads."""
-    if importlib.util.find_spec("tensorflow_datasets") is None:
+    """Reads what TensorFlow Datasets has prepared in its own folder, which no network is needed for."""
+    home = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser() / "fashion_mnist"
+    prepared = sorted(info.parent for info in home.glob("*/dataset_info.json"))
+    if not prepared:
         raise MissingDataError("Fashion-MNIST is not on this machine", WAYS)
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder("fashion_mnist")
-    if not builder.is_prepared():
-        raise MissingDataError("TensorFlow Datasets is installed but has no fashion_mnist prepared", WAYS)
-    parts = {
-        part: tfds.as_numpy(builder.as_dataset(split=part, batch_size=-1, shuffle_files=False))
-        for part in ("train", "test")
-    }
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise MissingDataError(
+            f"{prepared[-1]} can not be read without TensorFlow Datasets: {error}", WAYS
+        ) from error
+    builder = tfds.builder_from_directory(prepared[-1])
+    train, test = (tfds.as_numpy(builder.as_dataset(split=part, batch_size=-1)) for part in ("train", "test"))
     return Dataset(
         name="fashion_mnist",
-        train_images=parts["train"]["image"],
-        train_labels=parts["train"]["label"].astype(np.int32),
-        test_images=parts["test"]["image"],
-        test_labels=parts["test"]["label"].astype(np.int32),
+        train_images=train["image"],
+        train_labels=train["label"].astype(np.int32),
+        test_images=test["image"],
+        test_labels=test["label"].astype(np.int32),
         classes=CLASSES,
-        source=f"TensorFlow Datasets {tfds.__version__}, {builder.info.full_name}, in its order",
+        source=f"TensorFlow Datasets {tfds.__version__}, {prepared[-1]}, in its order",
     )

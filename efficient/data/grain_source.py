@@ -1,7 +1,7 @@
 """A part of a Dataset as grain's loaders read it: by length and index."""
 
 import dataclasses
-from typing import Literal, SupportsIndex
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -13,7 +13,7 @@ class GrainSource:
     """Random access to one part; satisfies `grain.sources.RandomAccessDataSource` without importing grain."""
 
     dataset: Dataset
-    part: Literal["train", "test"]
+    part: str  # "train" or "test"
 
     def __post_init__(self) -> None:
         if self.part not in ("train", "test"):
@@ -30,8 +30,10 @@ class GrainSource:
         }
 
 
-def as_grain_source(dataset: Dataset, *, part: Literal["train", "test"]) -> GrainSource:
-    """A source of {"image": uint8 [h, w, c], "label": int32 []} for `grain.MapDataset.source` or a `DataLoader`.
+def as_grain_source(dataset: Dataset, *, part: str) -> GrainSource:
+    """A source of {"image": uint8 [h, w, c], "label": int32 []} for grain.
+
+    Give it to `grain.MapDataset.source` or to a `grain.DataLoader`.
 
     Raises:
       ValueError: `part` is neither "train" nor "test".

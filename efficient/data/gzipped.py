@@ -35,7 +35,7 @@ def expand(data: bytes, *, limit: int) -> bytes:
     left = limit + 1
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
-            while left > 0 and (chunk := stream.read(min(left, _CHUNK_BYTES))):
+            while chunk := stream.read(min(left, _CHUNK_BYTES)):  # reading 0 bytes ends it
                 chunks.append(chunk)
                 left -= len(chunk)
     except (OSError, EOFError, zlib.error) as error:

@@ -29,8 +29,8 @@ _STEMS = {
 def parse_idx(data: bytes, *, max_bytes: int = MAX_BYTES) -> np.ndarray:
     """The array that IDX `data` holds.
 
-    Header: two zero bytes, one byte for the type (0x08 uint8, 0x09 int8, 0x0B int16, 0x0C int32, 0x0D float32,
-    0x0E float64), one byte for the number of axes, then each axis as a big-endian uint32.
+    Header: two zero bytes, one byte for the type (0x08 uint8, 0x09 int8, 0x0B int16, 0x0C int32, 0x0D
+    float32, 0x0E float64), one byte for the number of axes, then each axis as a big-endian uint32.
 
     Args:
       data: a whole file, plain or gzip.
@@ -40,11 +40,11 @@ def parse_idx(data: bytes, *, max_bytes: int = MAX_BYTES) -> np.ndarray:
       A new array of the header's shape, of its type in this machine's byte order.
 
     Raises:
-      DataFormatError: magic, type or number of axes is none of the format's; the array would pass `max_bytes`;
-        there are fewer or more bytes than the sizes say; or the gzip stream is damaged.
+      DataFormatError: magic, type or number of axes is none of the format's; the array would pass
+        `max_bytes`; there are fewer or more bytes than the sizes say; or the gzip stream is damaged.
 
-    *Differs:* the format allows 255 axes, NumPy 64, this parser 32; an array with an axis of size 0 is read as
-    long as its other sizes stay within the bound.
+    *Differs:* the format allows 255 axes, NumPy 64, this parser 32; an array with an axis of size 0 is read
+    as long as its other sizes stay within the bound.
     """
     packed = is_gzip(data)
     head = expand(data, limit=4 + 4 * _MAX_AXES) if packed else data[: 4 + 4 * _MAX_AXES]
@@ -53,15 +53,15 @@ def parse_idx(data: bytes, *, max_bytes: int = MAX_BYTES) -> np.ndarray:
     # An empty axis counts as one, so that the other axes are bounded too.
     if math.prod(max(axis, 1) for axis in shape) * dtype.itemsize > max_bytes:
         raise DataFormatError(
-            f"IDX sizes must make an array of at most {max_bytes} bytes, got {shape!r} of {dtype.itemsize} bytes each; "
+            f"IDX sizes must make an array of at most {max_bytes} bytes, got {dtype.name} {shape!r}; "
             "raise max_bytes if the file is honest."
         )
     wanted = start + math.prod(shape) * dtype.itemsize
     body = expand(data, limit=wanted) if packed else data
     if len(body) != wanted:
-        more = "more" if len(body) > wanted else f"{len(body)}"
+        found = "more" if len(body) > wanted else len(body)
         raise DataFormatError(
-            f"IDX data of shape {shape} must be {wanted} bytes with its header, got {more!r}; copy the file again."
+            f"IDX data of shape {shape} must be {wanted} bytes with its header, got {found}; copy it again."
         )
     values = np.frombuffer(body, dtype=dtype, offset=start, count=math.prod(shape))
     return values.astype(dtype.newbyteorder("=")).reshape(shape)
@@ -76,7 +76,7 @@ def _parse_header(head: bytes) -> tuple[np.dtype, tuple[int, ...]]:
     code, axes = head[2], head[3]
     if code not in _DTYPES:
         raise DataFormatError(
-            f"IDX type must be one of {[hex(known) for known in _DTYPES]}, got {hex(code)!r}; is it an IDX file?"
+            f"IDX type must be one of {sorted(map(hex, _DTYPES))}, got {hex(code)}; is it an IDX file?"
         )
     if not 1 <= axes <= _MAX_AXES:
         raise DataFormatError(
@@ -84,7 +84,7 @@ def _parse_header(head: bytes) -> tuple[np.dtype, tuple[int, ...]]:
         )
     if len(head) < 4 + 4 * axes:
         raise DataFormatError(
-            f"IDX header must be {4 + 4 * axes} bytes for {axes} axes, got {len(head)!r}; copy the file again."
+            f"IDX header must be {4 + 4 * axes} bytes for {axes} axes, got {len(head)}; copy the file again."
         )
     return np.dtype(_DTYPES[code]), tuple(np.frombuffer(head, ">u4", count=axes, offset=4).tolist())
 
@@ -101,7 +101,7 @@ def read_idx(path: str | Path, *, max_bytes: int = MAX_BYTES) -> np.ndarray:
         data = file.read(max_bytes + 4 + 4 * _MAX_AXES + 1)
     if len(data) > max_bytes + 4 + 4 * _MAX_AXES:
         raise DataFormatError(
-            f"{path} must be at most {max_bytes} bytes, got more than {len(data) - 1}; raise max_bytes if it is honest."
+            f"{path} must be at most {max_bytes} bytes and a header, got more; raise max_bytes if honest."
         )
     try:
         return parse_idx(data, max_bytes=max_bytes)

@@ -5,7 +5,7 @@ pixels are made, and whatever the decoder says of a damaged file becomes one err
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +26,13 @@ def image_folder(
     folder: str | Path,
     *,
     size: tuple[int, int] | None = None,
-    mode: Literal["L", "RGB"] = "RGB",
+    mode: str = "RGB",
     hold_out: HoldOut | None = None,
     max_images: int = 200_000,
     max_pixels: int = 2**25,
     max_bytes: int = 2**32,
 ) -> Dataset:
-    """Reads FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE, or FOLDER/CLASS/IMAGE and holds out a share.
+    """Reads FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE; or FOLDER/CLASS/IMAGE, holding out a share.
 
     Classes and images are taken in the order of their names; names that begin with a dot are skipped. The
     orientation that a camera noted (EXIF) is applied, transparency is dropped, an animation gives its first
@@ -51,23 +51,24 @@ def image_folder(
     Raises:
       MissingDataError: the folder is not there, or has no class, or a class has no image.
       DataFormatError: a file is damaged, too large, of more than 8 bits, or no image; the message names it.
-      ValueError: an option is out of range, `hold_out` is missing or not wanted, or the classes of `train` and
-        `test` differ.
+      ValueError: an option is out of range, `hold_out` is missing or not wanted, or the classes of `train`
+        and `test` differ.
       ImportError: Pillow is not installed.
     """
     folder = Path(folder).expanduser()
     _require_options(size, mode)
     if has_parts(folder) == (hold_out is not None):
         raise ValueError(
-            f"hold_out must be given exactly where {folder} has no 'train' and 'test' subfolders, got {hold_out!r}; "
-            "a split is either in the folders or drawn."
+            f"hold_out must be given exactly where {folder} has no subfolders 'train' and 'test', got "
+            f"{hold_out!r}; a split is either in the folders or drawn."
         )
     tops = [folder] if hold_out else [folder / "train", folder / "test"]
     listings = [_list_classes(top) for top in tops]
     classes = tuple(listings[0])
     if tuple(listings[-1]) != classes:
         raise ValueError(
-            f"classes of 'test' must be those of 'train', {classes}, got {tuple(listings[-1])!r}; rename subfolders."
+            f"classes of 'test' must be those of 'train', {classes}, got {tuple(listings[-1])!r}; rename the "
+            "subfolders."
         )
     files = [
         (path, label)
@@ -146,7 +147,8 @@ def _read_all(
         image = _read_image(path, size, mode, max_pixels)
         if image.shape != shape[1:]:
             raise DataFormatError(
-                f"{path} must be (height, width) = {(h, w)} as {paths[0].name} is, got {image.shape[:2]!r}; give size."
+                f"{path} must be (height, width) = {(h, w)} as {paths[0].name} is, got {image.shape[:2]!r}; "
+                "give size."
             )
         images[row] = image
     return images
@@ -163,7 +165,7 @@ def _read_image(path: Path, size: tuple[int, int] | None, mode: str, max_pixels:
                 )
             if image.mode not in _EIGHT_BIT:
                 raise DataFormatError(
-                    f"{path} must have 8 bits a channel, got mode {image.mode!r}; convert it, choosing the range."
+                    f"{path} must have 8 bits a channel, got mode {image.mode!r}; convert it yourself."
                 )
             plain = ops.exif_transpose(image).convert(mode)
             if size is not None:

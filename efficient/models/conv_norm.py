@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
@@ -55,14 +53,14 @@ def fold_batch_norm(variables: Mapping[str, Any], *, epsilon: float) -> dict[str
     K' = K s (over output channels) and bias b' = β - μ s.
 
     Args:
-        variables: `params` and `batch_stats` of a model made of `ConvNorm` layers.
+        variables: `params` and `batch_stats` of a model made of `ConvNorm` layers; JAX or NumPy arrays.
         epsilon: ε, the model's own `epsilon`.
 
     Returns:
         `{"params": ...}`, where each `conv` has gained a `bias` and each `bn` is gone.
 
     Raises:
-        ValueError: `params` or `batch_stats` is missing, or a `bn` stands without a bias-free `conv` beside it.
+        ValueError: `params` or `batch_stats` is missing, or a `bn` has no bias-free `conv` beside it.
 
     Source: Jacob et al., 2018, arXiv:1712.05877, section 3.2, equation 14.
     """
@@ -90,6 +88,6 @@ def _fold(params: Mapping[str, Any], stats: Mapping[str, Any], epsilon: float, p
             f"got {sorted(params)!r}; fold only models made of ConvNorm layers."
         )
     norm, moments = params["bn"], stats["bn"]
-    scale = jnp.asarray(norm["scale"]) * jax.lax.rsqrt(jnp.asarray(moments["var"]) + epsilon)  # [C]
-    kernel = jnp.asarray(params["conv"]["kernel"]) * scale[None, None, None, :]  # [kh, kw, c, C]
+    scale = norm["scale"] / (moments["var"] + epsilon) ** 0.5  # [C]
+    kernel = params["conv"]["kernel"] * scale[None, None, None, :]  # [kh, kw, c, C]
     return {"conv": {"kernel": kernel, "bias": norm["bias"] - moments["mean"] * scale}}

@@ -42,7 +42,9 @@ class EfficientNetLite0(nn.Module, kw_only=True):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch h w c"], *, train: bool = False) -> Float[Array, "batch classes"]:
+    def __call__(
+        self, x: Float[Array, "batch h w c"], *, train: bool = False
+    ) -> Float[Array, "batch classes"]:
         """Logits; `train` normalizes by the batch and updates the running statistics."""
         layer = partial(ConvNorm, epsilon=self.epsilon, momentum=self.momentum, folded=self.folded)
         x = layer(features=32, strides=2, activation=nn.relu6, name="stem")(x, train=train)

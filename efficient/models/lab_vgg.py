@@ -1,7 +1,7 @@
 """The small VGG for CIFAR-10 on which a well-known course on efficient deep learning prunes and quantizes.
 
-Source: Simonyan and Zisserman, 2014, arXiv:1409.1556, for the shape (3x3 convolutions, 2x2 pooling); MIT 6.5940
-(Fall 2023), labs 1 and 2, for the widths: 64, 128, M, 256, 256, M, 512, 512, M, 512, 512, M.
+Source: Simonyan and Zisserman, 2014, arXiv:1409.1556, for the shape (3x3 convolutions, 2x2 pooling);
+MIT 6.5940 (Fall 2023), labs 1 and 2, for the widths: 64, 128, M, 256, 256, M, 512, 512, M, 512, 512, M.
 """
 
 from functools import partial
@@ -15,7 +15,12 @@ from efficient.models.conv_norm import ConvNorm
 class LabVGG(nn.Module, kw_only=True):
     """Eight ConvNorm layers in four pooled stages, global average, one dense layer; 9,228,362 parameters."""
 
-    stages: tuple[tuple[int, ...], ...] = ((64, 128), (256, 256), (512, 512), (512, 512))  # channels; a pool ends each
+    stages: tuple[tuple[int, ...], ...] = (
+        (64, 128),
+        (256, 256),
+        (512, 512),
+        (512, 512),
+    )  # channels; a pool ends each
     width: float = 1.0  # multiplies every channel count, which is then rounded
     classes: int = 10  # number of labels
     epsilon: float = 1e-5  # of batch normalization (PyTorch's default, as in the labs)
@@ -31,7 +36,9 @@ class LabVGG(nn.Module, kw_only=True):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch h w c"], *, train: bool = False) -> Float[Array, "batch classes"]:
+    def __call__(
+        self, x: Float[Array, "batch h w c"], *, train: bool = False
+    ) -> Float[Array, "batch classes"]:
         """Logits; `train` normalizes by the batch and updates the running statistics."""
         layer = partial(ConvNorm, epsilon=self.epsilon, momentum=self.momentum, folded=self.folded)
         index = 0

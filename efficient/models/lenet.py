@@ -25,7 +25,9 @@ class LeNet300(nn.Module, kw_only=True):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch h w c"], *, train: bool = False) -> Float[Array, "batch classes"]:
+    def __call__(
+        self, x: Float[Array, "batch h w c"], *, train: bool = False
+    ) -> Float[Array, "batch classes"]:
         """Logits; `train` belongs to the contract of every model here and changes nothing in this one."""
         x = x.reshape(x.shape[0], -1)
         for index, units in enumerate(self.hidden):
@@ -36,7 +38,11 @@ class LeNet300(nn.Module, kw_only=True):
 class LeNet5(nn.Module, kw_only=True):
     """LeNet-5 of Caffe: valid 5x5 convolutions, 2x2 max pooling; 431,080 parameters at 28x28x1."""
 
-    features: tuple[int, int, int] = (20, 50, 500)  # channels of the two convolutions, units of the dense layer
+    features: tuple[int, int, int] = (
+        20,
+        50,
+        500,
+    )  # channels of the two convolutions, units of the dense layer
     classes: int = 10  # number of labels
 
     def __post_init__(self) -> None:
@@ -48,7 +54,9 @@ class LeNet5(nn.Module, kw_only=True):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch h w c"], *, train: bool = False) -> Float[Array, "batch classes"]:
+    def __call__(
+        self, x: Float[Array, "batch h w c"], *, train: bool = False
+    ) -> Float[Array, "batch classes"]:
         """Logits; as in Caffe, the only ReLU follows the first dense layer. `train` changes nothing here."""
         if min(x.shape[1:3]) < 16:
             raise ValueError(

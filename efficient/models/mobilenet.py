@@ -57,7 +57,9 @@ class MobileNetV1(nn.Module, kw_only=True):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch h w c"], *, train: bool = False) -> Float[Array, "batch classes"]:
+    def __call__(
+        self, x: Float[Array, "batch h w c"], *, train: bool = False
+    ) -> Float[Array, "batch classes"]:
         """Logits; `train` normalizes by the batch and updates the running statistics."""
         layer = partial(ConvNorm, epsilon=self.epsilon, momentum=self.momentum, folded=self.folded)
         x = layer(features=max(8, int(32 * self.width)), strides=2, name="stem")(x, train=train)
@@ -80,7 +82,7 @@ class InvertedResidual(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch h w c"], *, train: bool) -> Float[Array, "batch H W C"]:
-        """x + project(depthwise(expand(x))), without the sum where the shape changes."""
+        """Gives x + project(depthwise(expand(x))), without the sum where the shape changes."""
         hidden = x.shape[-1] * self.expansion
         y = x
         if self.expansion > 1:
@@ -120,7 +122,9 @@ class MobileNetV2(nn.Module, kw_only=True):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch h w c"], *, train: bool = False) -> Float[Array, "batch classes"]:
+    def __call__(
+        self, x: Float[Array, "batch h w c"], *, train: bool = False
+    ) -> Float[Array, "batch classes"]:
         """Logits; `train` normalizes by the batch and updates the running statistics."""
         layer = partial(ConvNorm, epsilon=self.epsilon, momentum=self.momentum, folded=self.folded)
         stem = layer(features=round_channels(32 * self.width), strides=2, activation=nn.relu6, name="stem")

@@ -39,7 +39,7 @@ class ResidualBlock(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch h w c"], *, train: bool) -> Float[Array, "batch H W C"]:
-        """relu(branch(x) + shortcut(x))."""
+        """Gives relu(branch(x) + shortcut(x))."""
         same = partial(self.layer, features=self.features, padding=1)
         last = {"activation": None, "name": "layer2" if self.bottleneck else "layer1"}
         if self.bottleneck:
@@ -80,17 +80,21 @@ class ResNet(nn.Module, kw_only=True):
     def __post_init__(self) -> None:
         if not self.stages or min((*self.stages, self.features, self.classes)) < 1:
             raise ValueError(
-                f"stages, features and classes must be at least 1, got {self.stages!r}, {self.features!r} and "
+                f"stages, features and classes must be at least 1, got {self.stages!r}, {self.features!r}, "
                 f"{self.classes!r}; cifar_resnet(20) and imagenet_resnet(50) give the paper's."
             )
         if self.shortcut not in ("A", "B"):
-            raise ValueError(f"shortcut must be 'A' or 'B', got {self.shortcut!r}; see section 3.3 of the paper.")
+            raise ValueError(
+                f"shortcut must be 'A' or 'B', got {self.shortcut!r}; see section 3.3 of the paper."
+            )
         if self.stem not in ("cifar", "imagenet"):
             raise ValueError(f"stem must be 'cifar' or 'imagenet', got {self.stem!r}; choose by image size.")
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch h w c"], *, train: bool = False) -> Float[Array, "batch classes"]:
+    def __call__(
+        self, x: Float[Array, "batch h w c"], *, train: bool = False
+    ) -> Float[Array, "batch classes"]:
         """Logits; `train` normalizes by the batch and updates the running statistics."""
         layer = partial(ConvNorm, epsilon=self.epsilon, momentum=self.momentum, folded=self.folded)
         if self.stem == "cifar":
@@ -142,9 +146,7 @@ def cifar_resnet(
     )
 
 
-def imagenet_resnet(
-    depth: int, *, width: float = 1.0, classes: int = 1000, folded: bool = False
-) -> ResNet:
+def imagenet_resnet(depth: int, *, width: float = 1.0, classes: int = 1000, folded: bool = False) -> ResNet:
     """The ImageNet network of table 1 with `depth` layers and projection shortcuts (option B).
 
     Args:

@@ -70,8 +70,8 @@ class CodebookLeaf(Leaf):
 
 
 def look_up(codebook: jax.Array, indices: jax.Array) -> jax.Array:
-    """`codebook[indices]` for indices known to be in bounds; its gradient sums over each entry's members."""
-    return jnp.take(codebook, indices.astype(jnp.int32), axis=0, mode="promise_in_bounds")
+    """`codebook[indices]` (an index out of bounds takes the last entry); its gradient sums over each entry's members."""
+    return codebook.at[indices].get(mode="clip")
 
 
 def codebook(

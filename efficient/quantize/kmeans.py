@@ -3,6 +3,7 @@
 Source: Han, Mao and Dally, 2016, arXiv:1510.00149, sections 3.1 (equation 2) and 3.2 (initialisation).
 """
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -62,6 +63,7 @@ def nearest(values: Float[Array, "*shape"], centroids: Float[Array, " k"]) -> In
     return jnp.searchsorted(middles, values.astype(jnp.float32), side="left").astype(jnp.int32)
 
 
+@functools.partial(jax.jit, static_argnames=("k", "initialisation", "iterations"))
 def kmeans(
     values: Float[Array, "*shape"],
     k: int,
@@ -96,7 +98,7 @@ def kmeans(
         old, new, step = carry
         return jnp.any(old != new) & (step < iterations)
 
-    start = initial_centroids(flat, k, initialisation=initialisation, include=include, key=key)
+    start = initial_centroids(values, k, initialisation=initialisation, include=include, key=key)
     carry = (start, move(start), jnp.int32(1))
     _, centroids, steps = jax.lax.while_loop(goes_on, lambda c: (c[1], move(c[1]), c[2] + 1), carry)
     return Clustering(centroids, nearest(values, centroids), steps)

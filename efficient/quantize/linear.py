@@ -46,12 +46,21 @@ class QuantizedLeaf(Leaf):
         return dataclasses.replace(self, scale=scale)
 
     def dot_general(self, site: Any) -> Any:
-        """Rule: matmul with the integers, then scale; where the scale varies along no summed axis."""
+        """Rule: matmul with the integers; the scale meets the result, or the input where it is summed over."""
         c = contraction(site)
-        if any(self.scale.shape[axis] != 1 for axis in c.contract):
+        varies = {axis for axis, size in enumerate(self.scale.shape) if size != 1}
+        values = self.values.astype(self.out_dtype)
+        if varies.isdisjoint(c.contract):
+            return (site.bind(values) * spread(self.scale, c)).astype(site.out_dtype)
+        if not varies <= set(c.contract):
             return NotImplemented
-        out = site.bind(self.values.astype(self.out_dtype))
-        return (out * spread(self.scale, c)).astype(site.out_dtype)
+        shape = [1] * site.other.ndim
+        for axis, place in zip(c.contract, c.other_contract, strict=True):
+            shape[place] = self.scale.shape[axis]
+        order = sorted(range(len(c.contract)), key=lambda i: c.other_contract[i])
+        scale = jnp.transpose(self.scale, [*(c.contract[i] for i in order), *c.batch, *c.free]).reshape(shape)
+        scaled = (site.other * scale).astype(site.other.dtype)
+        return site.bind(values, other=scaled).astype(site.out_dtype)
 
     def conv_general_dilated(self, site: Any) -> Any:
         """Rule: convolve with the integers, then scale each output channel."""

@@ -1,4 +1,4 @@
-"""A claim of a paper, and what our metrics say of it: a number, its spread over seeds, and whether it holds."""
+"""A claim of a paper, and what our metrics say of it: a number, its spread, and whether it holds."""
 
 import dataclasses
 import math
@@ -10,24 +10,24 @@ Metrics = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """arm -> seed -> metric -> value. A number that is not finite is stored as null and read back as None."""
 
 Known = Literal["repository", "recomputed", "paper", "memory"]
-"""How a published value is known: read in the authors' repository, recomputed from first principles, read in the
-paper, or remembered (an ordering, not a tolerance)."""
+"""How a published value is known: read in the authors' repository, recomputed from first principles, read in
+the paper, or remembered (an ordering, not a tolerance)."""
 
 
 def column(metrics: Metrics, arm: str, metric: str) -> dict[int, float]:
     """One metric of one arm by seed; a null is NaN, so that no comparison with it holds.
 
     Raises:
-        LookupError: the arm, or a seed's metric, was not measured: the claim is then not run.
+        LookupError: the arm, or a seed's metric, was not measured as a number: the claim is then not run.
     """
     if arm not in metrics:
         raise LookupError(f"no arm {arm!r}")
+    found: dict[int, float] = {}
     for seed, values in metrics[arm].items():
-        if metric not in values:
-            raise LookupError(f"no metric {metric!r} in arm {arm!r}, seed {seed}")
-    return {
-        seed: math.nan if values[metric] is None else values[metric] for seed, values in metrics[arm].items()
-    }
+        if not isinstance(values.get(metric), int | float | None) or metric not in values:
+            raise LookupError(f"no number {metric!r} in arm {arm!r}, seed {seed}")
+        found[seed] = math.nan if values[metric] is None else values[metric]
+    return found
 
 
 def paired(
@@ -45,16 +45,22 @@ def paired(
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean; NaN where a value is not finite."""
-    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+    """The mean; NaN where a value, or the sum, is not finite."""
+    try:
+        return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """The sample standard deviation (n - 1); None below two values or where one is not finite."""
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return None
+    """The sample standard deviation (n - 1); None below two values or where it is not finite."""
     middle = mean(values)
-    return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
+    if len(values) < 2 or not math.isfinite(middle):
+        return None
+    try:
+        return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
+    except OverflowError:
+        return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +79,9 @@ class Outcome:
 
     def __post_init__(self) -> None:
         if (self.ours is None) != (self.holds is None):
-            raise ValueError(f"holds must be None exactly where ours is, got {self.holds!r}; measure, or do neither.")
+            raise ValueError(
+                f"holds must be None exactly where ours is, got {self.holds!r}; measure, or do neither."
+            )
         if self.holds and (not self.seeds or (isinstance(self.ours, float) and not math.isfinite(self.ours))):
             raise ValueError(
                 f"holds must be False without a seed and a finite number, got ours={self.ours!r} of seeds "
@@ -122,12 +130,18 @@ class Claim:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", self.id):
-            raise ValueError(f"id must be lower case letters, digits, - and _, got {self.id!r}; rename the claim.")
+            raise ValueError(
+                f"id must be lower case letters, digits, - and _, got {self.id!r}; rename the claim."
+            )
         if self.arxiv and not re.fullmatch(r"\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7}", self.arxiv):
-            raise ValueError(f"arxiv must be a number such as 1510.00149, got {self.arxiv!r}; leave out 'arXiv:'.")
+            raise ValueError(
+                f"arxiv must be a number such as 1510.00149, got {self.arxiv!r}; leave out 'arXiv:'."
+            )
         for name in ("paper", "metric", "rule"):
             if not getattr(self, name).strip():
-                raise ValueError(f"{name} must be a text, got {getattr(self, name)!r}; state it for the reader.")
+                raise ValueError(
+                    f"{name} must be a text, got {getattr(self, name)!r}; state it for the reader."
+                )
 
     @property
     def source(self) -> str:
@@ -154,7 +168,8 @@ def show(value: float | str | None, *, spread: float | None = None, unit: str = 
         text = "not finite"
     elif spread:
         digits = max(0, 1 - math.floor(math.log10(spread)))
-        text = f"{value:,.{digits}f} ± {spread:,.{digits}f}" if digits < 8 else f"{value:.4g} ± {spread:.1e}"
+        plain = digits < 8 and abs(value) < 1e9
+        text = f"{value:,.{digits}f} ± {spread:,.{digits}f}" if plain else f"{value:.4g} ± {spread:.1e}"
     else:
-        text = f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+        text = f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.4g}"
     return f"{text} {unit}".strip()

@@ -16,11 +16,12 @@ from absl import flags
 
 C = TypeVar("C")
 
-_SCALARS: dict[type, str] = {int: "an integer", float: "a number", str: "a text"}
+_SCALARS: dict[type, str] = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+_TRUTHS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
 class _Scalar(flags.ArgumentParser):
-    """Parses `int`, `float` or `str`; a default passes through as it is."""
+    """Parses `int`, `float`, `str` or `bool`; a default passes through as it is."""
 
     def __init__(self, kind: type) -> None:
         self.kind = kind
@@ -30,8 +31,8 @@ class _Scalar(flags.ArgumentParser):
         if not isinstance(argument, str):
             return argument
         try:
-            return self.kind(argument)
-        except ValueError:
+            return _TRUTHS[argument.lower()] if self.kind is bool else self.kind(argument)
+        except (ValueError, KeyError):
             raise ValueError(f"must be {self.syntactic_help}, got {argument!r}; see --help.") from None
 
 
@@ -63,7 +64,9 @@ class _Items(flags.ArgumentParser):
     def parse(self, argument: Any) -> Any:
         if not isinstance(argument, str):
             return tuple(argument)
-        values = tuple(self.item.parse(part.strip()) for part in argument.split(",")) if argument.strip() else ()
+        values = (
+            tuple(self.item.parse(part.strip()) for part in argument.split(",")) if argument.strip() else ()
+        )
         if self.length is not None and len(values) != self.length:
             raise ValueError(f"must be {self.syntactic_help}, got {argument!r}; see --help.")
         return values
@@ -79,8 +82,6 @@ class _Commas(flags.ArgumentSerializer):
 def _parser(name: str, hint: Any) -> flags.ArgumentParser:
     """The parser for a field's annotation."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is bool:
-        return flags.BooleanParser()
     if hint in _SCALARS:
         return _Scalar(hint)
     if origin is typing.Literal:
@@ -90,8 +91,8 @@ def _parser(name: str, hint: Any) -> flags.ArgumentParser:
     if origin is tuple and args and len(set(args)) == 1:
         return _Items(_parser(name, args[0]), len(args))
     raise ValueError(
-        f"{name} must be int, float, bool, str, Literal or a tuple of one of them to be a flag, got {hint!r}; "
-        "change the field's annotation."
+        f"{name} must be int, float, bool, str, Literal or a tuple of one of them, got {hint!r}; "
+        "change the field's annotation, or it cannot be a flag."
     )
 
 
@@ -118,12 +119,13 @@ def _comments(config_type: type) -> dict[str, str]:
     return comments
 
 
-def define(config_type: type, values: flags.FlagValues) -> None:
+def define(config_type: type, values: flags.FlagValues, *, group: str = "flags") -> None:
     """Defines one flag a field of `config_type` in `values`.
 
     Args:
-        config_type: a dataclass whose fields all have defaults; `metadata={"help": ...}` goes before a comment.
+        config_type: a dataclass whose fields all have defaults; `metadata={"help": ...}` precedes a comment.
         values: where the flags go; it may hold others already.
+        group: the heading of these flags in `--help`.
 
     Raises:
         ValueError: a field has no default, an annotation that no flag can carry, or the name of another flag.
@@ -133,7 +135,7 @@ def define(config_type: type, values: flags.FlagValues) -> None:
     for field in dataclasses.fields(config_type):
         if field.name in values:
             raise ValueError(
-                f"{config_type.__name__}.{field.name} must not be the name of a flag that every experiment has, "
+                f"{config_type.__name__}.{field.name} must not be named as a flag of every experiment, "
                 f"got {field.name!r}; rename the field."
             )
         text = field.metadata.get("help") or comments.get(field.name) or field.name.replace("_", " ")
@@ -144,7 +146,7 @@ def define(config_type: type, values: flags.FlagValues) -> None:
             text,
             flag_values=values,
             serializer=_Commas(),
-            module_name=config_type.__module__,
+            module_name=group,
             boolean=hints[field.name] is bool,
             allow_using_method_names=True,
         )
@@ -154,14 +156,14 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Parses `argv` (program name first) into `values`.
 
     Raises:
-        ValueError: an unknown flag (with the nearest known one), a value that cannot be parsed, or an argument
-            that belongs to no flag.
+        ValueError: an unknown flag (with the nearest known one), a value that cannot be parsed, or an
+            argument that belongs to no flag.
     """
     try:
         rest = values(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
-        near = difflib.get_close_matches(error.flagname, list(values), n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join('--' + name for name in near)}?" if near else "see --help."
+        near = difflib.get_close_matches(error.flagname, list(values), n=1)
+        hint = f"did you mean --{near[0]}?" if near else "see --help."
         raise ValueError(f"flag must be a known one, got --{error.flagname}; {hint}") from None
     except flags.Error as error:
         raise ValueError(str(error)) from None
@@ -183,4 +185,5 @@ def config_from_flags(config_type: type[C], values: flags.FlagValues, *, base: C
 
 def help_text(module: types.ModuleType, values: flags.FlagValues) -> str:
     """The module's docstring and every flag with its default."""
-    return f"{inspect.getdoc(module) or module.__name__}\n\nFlags:{values.get_help(include_special_flags=False)}\n"
+    listed = values.get_help(include_special_flags=False)
+    return f"{inspect.getdoc(module) or module.__name__}\n{listed}\n"

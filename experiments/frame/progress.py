@@ -1,5 +1,6 @@
 """What a `run` tells its caller while it works; silent by default, so that `run` stays a pure function."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -7,7 +8,7 @@ T = TypeVar("T")
 
 
 class Progress:
-    """The silent one: computes every part and draws nothing. The app's draws bars and keeps finished parts."""
+    """The silent one: computes every part, draws nothing. The app's draws bars and keeps finished parts."""
 
     def part(self, name: str, compute: Callable[[], Any]) -> Any:
         """`compute()`, a JSON value; the app takes it from a killed run's finished parts where it can."""
@@ -18,13 +19,25 @@ class Progress:
         return items
 
 
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuses seeds that would measure nothing, or one thing twice.
+
+    Raises:
+        ValueError: no seeds, or one twice.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(
+            f"seeds must be at least one and different, got {tuple(seeds)!r}; e.g. --seeds=0,1,2."
+        )
+
+
 def by_seed(
     one: Callable[[int, Progress], Mapping[str, Mapping[str, Any]]],
     seeds: Sequence[int],
     *,
     progress: Progress | None = None,
 ) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """Runs `one(seed, progress) -> {arm: {metric: value}}` for each seed, each a part that a killed run keeps.
+    """Runs `one(seed, progress) -> {arm: {metric: value}}` for each seed; a killed run keeps finished seeds.
 
     Args:
         one: the experiment at one seed, all arms. For finer parts it calls `progress.part` itself.
@@ -37,11 +50,10 @@ def by_seed(
     Raises:
         ValueError: no seeds, or one twice.
     """
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise ValueError(f"seeds must be different and at least one, got {tuple(seeds)!r}; write e.g. --seeds=0,1,2.")
+    check_seeds(seeds)
     watch = progress or Progress()
     metrics: dict[str, dict[int, Mapping[str, Any]]] = {}
     for seed in watch.track(seeds, "seeds"):
-        for arm, values in watch.part(f"seed-{seed}", lambda seed=seed: one(seed, watch)).items():
+        for arm, values in watch.part(f"seed-{seed}", functools.partial(one, seed, watch)).items():
             metrics.setdefault(arm, {})[seed] = values
     return metrics

@@ -1,0 +1,223 @@
+"""Statistics: what is known of the values that enter a weight, in a form that merges.
+
+Each array is a sum, a least or a greatest value over samples, so that batches, steps of a loop and sites of
+a shared weight merge in any order, and nothing grows with the number of samples.
+
+All is kept in float32. With u = 2**-24, the sum of n terms is off by at most n * u * sum(|x|) to first order,
+whatever the order of summation (Higham, 2002, "Accuracy and Stability of Numerical Algorithms", section
+4.2). So `mean` is off by (n + 1) * u * mean(|x|), and `second_moment`, where nothing cancels, by (n + 2) * u
+times itself; n counts the samples of a batch and the batches merged. `count` and the bins of `histogram` are
+exact to 2**24; beyond, k merges are off by a fraction k * u. Nothing wraps round.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+Statistic = Literal["absmax", "min", "max", "mean", "second_moment", "gram", "histogram", "rows"]
+BINS_AN_OCTAVE = 16
+_DROPPED_BITS = 23 - int(math.log2(BINS_AN_OCTAVE))  # of a float32's 23 bits of mantissa
+MAGNITUDES = 2 ** (31 - _DROPPED_BITS)  # bins of each sign
+
+# How each array merges, and the value that changes nothing.
+_MERGES: Mapping[str, tuple[Callable[[Any, Any], Any], float]] = MappingProxyType(
+    {
+        "count": (jnp.add, 0.0),
+        "absmax": (jnp.maximum, 0.0),
+        "min": (jnp.minimum, math.inf),
+        "max": (jnp.maximum, -math.inf),
+        "total": (jnp.add, 0.0),
+        "squares": (jnp.add, 0.0),
+        "gram_count": (jnp.add, 0.0),
+        "gram": (jnp.add, 0.0),
+        "histogram": (jnp.add, 0.0),
+        "rows": (jnp.add, 0.0),
+    }
+)
+
+
+def _static() -> Any:
+    """A field that is part of the structure."""
+    return dataclasses.field(default=(), metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Statistics:
+    """Of what enters one weight; a field that nobody asked for is None.
+
+    A feature is a place along the contracted axes of the weight, flattened in the weight's own order. For a
+    convolution it is an input channel, group after group, over batch and space, padding left out. Axes that
+    the product keeps apart (experts) and scanned layers lead, as `*lead`, in every array, `count` too.
+    Where nothing entered (`count` zero), `mean` and `second_moment` are 0, `min` is inf and `max` -inf. NaN
+    enters `absmax`, `min`, `max` and the sums.
+    """
+
+    path: str = dataclasses.field(metadata={"static": True})  # of the weight
+    features: tuple[int, ...] = _static()  # axes of the weight that they run over, from its last: Dense (-2,)
+    contracted: tuple[int, ...] = _static()  # those that `gram` runs over: a 2-D Conv has (-4, -3, -2)
+    count: Any = None  # [*lead], samples: vectors of features
+    absmax: Any = None  # [*lead, features], greatest magnitude
+    min: Any = None  # [*lead, features]
+    max: Any = None  # [*lead, features]
+    total: Any = None  # [*lead, features], the sum
+    squares: Any = None  # [*lead, features], the sum of squares
+    gram: Any = None  # [*lead, inputs, inputs], X^T X over `contracted`; of g > 1 groups [*lead, g, ...]
+    gram_count: Any = None  # [*lead], rows of that X; for a convolution its patches, padding included
+    histogram: Any = None  # [*lead, 2, MAGNITUDES], all features; values >= 0, then < 0; see `bin_edges`
+    rows: Any = None  # [rows], how often each row was looked up
+
+    @property
+    def mean(self) -> Any:
+        """[*lead, features], the mean."""
+        return None if self.total is None else self.total / jnp.maximum(self.count, 1.0)[..., None]
+
+    @property
+    def second_moment(self) -> Any:
+        """[*lead, features], the mean square; Wanda's norm is `sqrt(squares)`."""
+        return None if self.squares is None else self.squares / jnp.maximum(self.count, 1.0)[..., None]
+
+    def percentile(self, q: float) -> Any:
+        """[*lead], the magnitude that a fraction q / 100 of all values does not exceed.
+
+        It is the middle of the bin of the value of rank ceil(n q / 100), taken in float32, among the n
+        magnitudes in ascending order: off by at most that value / (2 * BINS_AN_OCTAVE) if it is in
+        [2**-126, 2**127).
+
+        Args:
+          q: in [0, 100]; 100 is the greatest magnitude.
+
+        Raises:
+          ValueError: q is out of range, or the histogram was not asked for.
+        """
+        if not 0 <= q <= 100:
+            raise ValueError(f"q must be in [0, 100], got {q!r}; give a percentage.")
+        if self.histogram is None:
+            raise ValueError(f"histogram must be observed, got None at {self.path!r}; ask for 'histogram'.")
+        magnitudes = self.histogram[..., 0, :] + self.histogram[..., 1, :]
+        # From above: the few values beyond a high percentile are counted exactly, however many lie below.
+        reached = jnp.flip(jnp.cumsum(jnp.flip(magnitudes, -1), axis=-1), -1)
+        n = reached[..., :1]
+        beyond = jnp.minimum(jnp.floor(n * ((100.0 - q) / 100.0)), n - 1.0)
+        bin_ = jnp.sum(reached > beyond, axis=-1) - 1
+        edges = bin_edges()
+        return jnp.where(n[..., 0] > 0, 0.5 * edges[bin_] + 0.5 * edges[bin_ + 1], 0.0)
+
+    def merge(self, other: "Statistics") -> "Statistics":
+        """Of the samples of both.
+
+        Raises:
+          ValueError: the two have other features, as where a weight is also used transposed.
+        """
+        kinds = {(s.features, s.contracted) for s in (self, other) if s.features}
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in _MERGES}
+        given = {name: [a for a in pair if a is not None] for name, pair in pairs.items()}
+        if len(kinds) > 1 or any(len({a.shape for a in arrays}) > 1 for arrays in given.values()):
+            raise ValueError(
+                f"weight {self.path!r} must be contracted over the same axes wherever it is used, got "
+                f"{_described(self)} and {_described(other)}; leave it out by `where`."
+            )
+        arrays = {name: functools.reduce(_MERGES[name][0], two) for name, two in given.items() if two}
+        features, contracted = next(iter(kinds), ((), ()))
+        return Statistics(path=self.path, features=features, contracted=contracted, **arrays)
+
+    def identity(self) -> "Statistics":
+        """Of no samples, in the same structure; serves shapes too."""
+        arrays = {
+            name: jnp.full(a.shape, neutral, a.dtype)
+            for name, (_, neutral) in _MERGES.items()
+            if (a := getattr(self, name)) is not None
+        }
+        return Statistics(path=self.path, features=self.features, contracted=self.contracted, **arrays)
+
+
+def _described(statistics: Statistics) -> str:
+    """The axes and the shape of statistics, for a message."""
+    of = statistics.count if statistics.absmax is None else statistics.absmax
+    return f"axes {statistics.contracted} (shape {list(getattr(of, 'shape', ()))})"
+
+
+def bin_edges() -> Float[Array, " edges"]:
+    """Edges of the bins of magnitudes, ascending: bin i holds `edges[i] <= |x| < edges[i + 1]`.
+
+    Each octave of float32 has `BINS_AN_OCTAVE` bins of equal width. The last edges are inf; the bins between
+    them hold inf and NaN.
+    """
+    bits = jnp.arange(MAGNITUDES + 1, dtype=jnp.uint32) << _DROPPED_BITS
+    return jnp.where(bits < 0x7F800000, jax.lax.bitcast_convert_type(bits, jnp.float32), jnp.inf)
+
+
+def asked_for(statistics: Any) -> tuple[Statistic, ...]:
+    """`statistics` as a tuple, each known.
+
+    Raises:
+      ValueError: there is no statistic of a name, or none at all.
+    """
+    names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
+    if not names or any(name not in get_args(Statistic) for name in names):
+        known = ", ".join(get_args(Statistic))
+        raise ValueError(f"statistics must be one or more of {known}, got {statistics!r}; name those.")
+    return names
+
+
+def measure(
+    x: Num[Array, "*lead samples features"],
+    *,
+    asked: tuple[Statistic, ...],
+    path: str,
+    features: tuple[int, ...],
+    contracted: tuple[int, ...],
+    gram: tuple[Any, Any] | None = None,
+) -> Statistics:
+    """The statistics of one product.
+
+    Args:
+      x: what enters the weight; made float32.
+      asked: which to take; `count` always is.
+      path: of the weight.
+      features: see `Statistics`.
+      contracted: see `Statistics`.
+      gram: `(gram, gram_count)` where they are not those of `x`.
+    """
+    x = x.astype(jnp.float32)
+    lead, samples = x.shape[:-2], x.shape[-2]
+    makes: dict[str, Callable[[], Any]] = {
+        "absmax": lambda: {"absmax": jnp.max(jnp.abs(x), axis=-2, initial=0.0)},
+        "min": lambda: {"min": jnp.min(x, axis=-2, initial=jnp.inf)},
+        "max": lambda: {"max": jnp.max(x, axis=-2, initial=-jnp.inf)},
+        "mean": lambda: {"total": jnp.sum(x, axis=-2)},
+        "second_moment": lambda: {"squares": jnp.sum(jnp.square(x), axis=-2)},
+        "gram": lambda: dict(zip(("gram", "gram_count"), gram or gram_of(x), strict=True)),
+        "histogram": lambda: {"histogram": _histogram(x)},
+        "rows": dict,
+    }
+    taken: dict[str, Any] = {"count": jnp.full(lead, samples, jnp.float32)}
+    for name in asked:
+        taken.update(makes[name]())
+    return Statistics(path=path, features=features, contracted=contracted, **taken)
+
+
+def gram_of(
+    x: Num[Array, "*lead samples features"],
+) -> tuple[Float[Array, "*lead features features"], Float[Array, "*lead"]]:
+    """`(X^T X, rows of X)`, the products exact to float32."""
+    x = x.astype(jnp.float32)
+    product = jnp.einsum("...sf,...sg->...fg", x, x, precision=jax.lax.Precision.HIGHEST)
+    return product, jnp.full(x.shape[:-2], x.shape[-2], jnp.float32)
+
+
+def _histogram(x: Float[Array, "*lead samples features"]) -> Float[Array, "*lead 2 magnitudes"]:
+    """Counts by sign and by the leading bits of the float32: no logarithm, no edge that rounding can move."""
+    lead = x.shape[:-2]
+    bins = (jax.lax.bitcast_convert_type(x, jnp.uint32) >> _DROPPED_BITS).astype(jnp.int32)
+    flat = bins.reshape(math.prod(lead), math.prod(x.shape[-2:]))
+    own = jnp.arange(flat.shape[0])[:, None]
+    counts = jnp.zeros((flat.shape[0], 2 * MAGNITUDES), jnp.int32).at[own, flat].add(1)
+    return counts.reshape(*lead, 2, MAGNITUDES).astype(jnp.float32)
