@@ -26,7 +26,7 @@ CHEAP: tuple[Statistic, ...] = ("absmax", "min", "max", "mean", "second_moment")
 
 
 def observed(
-    fn: Callable[..., Any], *, where: Where = "**", statistics: Iterable[Statistic] | Statistic = CHEAP
+    fn: Callable[..., Any], *, where: Where = "**", statistics: Iterable[str] | str = CHEAP
 ) -> Callable[..., tuple[Any, dict[str, Statistics]]]:
     """`fn`, returning also the statistics of what entered the weights of its first argument.
 
@@ -68,7 +68,7 @@ def observe(
     batches: Iterable[Any],
     *,
     where: Where = "**",
-    statistics: Iterable[Statistic] | Statistic = CHEAP,
+    statistics: Iterable[str] | str = CHEAP,
     progress: bool = False,
 ) -> dict[str, Statistics]:
     """Statistics, over all batches, of what enters the weights of `params` in `fn(params, *batch)`.

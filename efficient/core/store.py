@@ -167,8 +167,7 @@ def _placed(stored: Any, entry: Entry, like: Any, home: Any) -> Any:
     """A stored array as it was, at its home."""
     if isinstance(stored, np.ndarray):
         stored = stored if stored.dtype == entry.dtype else stored.view(entry.dtype)
-    is_whole = stored.dtype == entry.dtype and stored.shape[: len(entry.shape)] == entry.shape
-    if not is_whole or (entry.impl is None and stored.ndim != len(entry.shape)):
+    if (stored.shape, stored.dtype) != (entry.shape, entry.dtype):
         raise CorruptFileError(
             f"{entry.path} must be {entry.dtype}{entry.shape} as in manifest.json, got {stored.dtype}"
             f"{stored.shape} in {_ARRAYS}; save the tree anew."
@@ -177,7 +176,12 @@ def _placed(stored: Any, entry: Entry, like: Any, home: Any) -> Any:
         return stored
     value = stored if isinstance(stored, jax.Array) else jnp.asarray(stored)
     if entry.impl is not None:
-        value = jax.random.wrap_key_data(value, impl=entry.impl)
+        try:
+            value = jax.random.wrap_key_data(value, impl=entry.impl)
+        except (TypeError, ValueError) as error:
+            raise CorruptFileError(
+                f"{entry.path} must be PRNG keys, got {error}; save the tree anew."
+            ) from error
     return value if home is None else jax.device_put(value, home)
 
 

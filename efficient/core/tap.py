@@ -92,7 +92,7 @@ class Tap(Leaf):
     def reshape(self, site: Any) -> "Tap | Any":
         """Rule: axes are joined and split."""
         axes = regrouped(tuple(itertools.chain(*self.axes)), site.params["new_sizes"])
-        if axes is None or site.params["dimensions"] is not None:
+        if axes is None or site.params.get("dimensions") is not None:
             return NotImplemented
         return self._moved(site, axes)
 

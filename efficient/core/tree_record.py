@@ -44,8 +44,8 @@ class Entry(NamedTuple):
     """What a record says of an array."""
 
     path: str
-    shape: tuple[int, ...]  # of the array, or of the array of keys
-    dtype: jnp.dtype  # of the array, or of the data of the keys
+    shape: tuple[int, ...]  # of the array; of PRNG keys, that of their data
+    dtype: jnp.dtype  # likewise
     impl: str | None  # the generator of an array of PRNG keys; None for other arrays
     on_host: bool  # a NumPy array
 
@@ -85,14 +85,13 @@ def record(tree: Any, *, shapes: bool = False) -> tuple[Record, list[Any]]:
     return of(tree, ""), arrays
 
 
-def check_form(saved: Any, wanted: Record, path: str = "") -> None:
-    """Compares structure, static fields, shapes and dtypes of two records.
+def check_form(saved: Record, wanted: Record, path: str = "") -> None:
+    """Compares structure, static fields, shapes and dtypes of two records, the first as `entries` passed it.
 
     Raises:
       ValueError: they differ; the message names the first path where they do and both sides.
     """
-    children = saved.get("children", []) if isinstance(saved, dict) else []
-    wanted_children = wanted.get("children", [])
+    children, wanted_children = saved.get("children") or [], wanted.get("children") or []
     if _form(saved) != _form(wanted) or len(children) != len(wanted_children):
         theirs, ours = _words(saved, wanted), _words(wanted, saved)
         raise ValueError(
@@ -111,17 +110,13 @@ def entries(recorded: Any, path: str = "") -> Iterator[Entry]:
     match recorded:
         case {"is": "scalar"}:
             _scalar(recorded, path)
-        case {"is": "array" | "key" as kind, "shape": [*shape], "dtype": str(name)}:
-            impl, dtype = recorded.get("impl"), recorded.get("data") if kind == "key" else name
-            known = isinstance(dtype, str) and dtype in DTYPES and isinstance(impl, str) == (kind == "key")
-            if not known or not all(type(size) is int and size >= 0 for size in shape):
-                raise _no_record(path)
-            yield Entry(path, tuple(shape), DTYPES[dtype], impl, recorded.get("on_host") is True)
+        case {"is": "array"}:
+            yield _entry(recorded, None, recorded.get("on_host") is True, path)
+        case {"is": "key", "impl": str(impl), "data": data}:
+            yield _entry(data, impl, False, path)
         case {"is": str(), "children": [*children]}:
-            names = _names(recorded, children)
-            if len(children) != len(names):
-                raise _no_record(path)
-            for name, child in zip(names, children, strict=True):
+            _check_header(recorded, path)
+            for name, child in zip(_names(recorded, children), children, strict=True):
                 yield from entries(child, _join(path, name))
         case _:
             raise _no_record(path)
@@ -201,10 +196,11 @@ def _value(value: Any, path: str) -> Record:
     if isinstance(value, jax.core.Tracer):
         raise ValueError(f"{path} must be an array, got a tracer; call this outside of jit.")
     if is_key(value):
-        found = {"is": "key", "shape": list(value.shape), "dtype": str(value.dtype)}
+        found: Record = {"is": "key", "shape": list(value.shape), "dtype": str(value.dtype)}
         if isinstance(value, jax.Array):
+            data = jax.random.key_data(value)
+            found["data"] = {"shape": list(data.shape), "dtype": data.dtype.name}
             found["impl"] = str(jax.random.key_impl(value))
-            found["data"] = jax.random.key_data(value).dtype.name
         return found
     if isinstance(value, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
         if DTYPES.get(value.dtype.name) != value.dtype:
@@ -218,33 +214,47 @@ def _value(value: Any, path: str) -> Record:
     )
 
 
+def _entry(recorded: Any, impl: str | None, on_host: bool, path: str) -> Entry:
+    """The shape and dtype of a record."""
+    match recorded:
+        case {"shape": [*shape], "dtype": str(name)} if name in DTYPES and all(
+            type(size) is int and size >= 0 for size in shape
+        ):
+            return Entry(path, tuple(shape), DTYPES[name], impl, on_host)
+    raise _no_record(path)
+
+
 def _maker(recorded: Record, path: str) -> Callable[[list[Any]], Any]:
     """How the node of a record is built from its children, without a `like`."""
-    match recorded:
-        case {"is": "none"}:
+    match recorded["is"]:
+        case "none":
             return lambda _: None
-        case {"is": "list" | "tuple" as kind}:
-            return list if kind == "list" else tuple
-        case {"is": "State"}:
+        case "list":
+            return list
+        case "tuple":
+            return tuple
+        case "State":
             return lambda parts: State(*parts)
-        case {"is": "dict", "keys": [*keys]} if all(type(key) in (str, int) for key in keys):
-            return lambda parts: dict(zip(keys, parts, strict=True))
-        case {"is": "leaf", "class": str(name), "static": dict(static), "fields": [*fields]} if all(
-            isinstance(field, str) for field in fields
-        ):
-            cls, given = _leaf_class(name, path), {key: _decoded(one, path) for key, one in static.items()}
-            expected = sorted(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
-            if sorted([*given, *fields]) != expected:
-                raise ValueError(
-                    f"{path} must have the fields {expected} of {name}, got {sorted([*given, *fields])}; "
-                    "another version of that class was saved."
-                )
-            return lambda parts: cls(**dict(zip(fields, parts, strict=True)), **given)
-        case {"is": "node", "class": str(name)}:
-            raise ValueError(
-                f"like must be a tree to restore into, got None for {path!r}, a {name}; pass like."
-            )
-    raise _no_record(path)
+        case "dict":
+            return lambda parts: dict(zip(recorded["keys"], parts, strict=True))
+        case "leaf":
+            return _leaf_maker(recorded, path)
+    name = recorded["class"]
+    raise ValueError(f"like must be a tree to restore into, got None for {path!r}, a {name}; pass like.")
+
+
+def _leaf_maker(recorded: Record, path: str) -> Callable[[list[Any]], Any]:
+    """How a leaf is built from its arrays."""
+    name, fields, static = recorded["class"], recorded["fields"], recorded["static"]
+    cls = _leaf_class(name, path)
+    given, expected = {*static, *fields}, {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if given != expected:
+        raise ValueError(
+            f"{path} must have the fields {sorted(expected)} of {name}, got {sorted(given, key=str)}; "
+            "another version of that class was saved."
+        )
+    kept = {key: _decoded(value, path) for key, value in static.items()}
+    return lambda parts: cls(**dict(zip(fields, parts, strict=True)), **kept)
 
 
 def _leaf_class(name: str, path: str) -> type[Leaf]:
@@ -266,20 +276,37 @@ def _class_name(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
+def _check_header(recorded: Record, path: str) -> None:
+    """Refuses what is no record of a node."""
+    match recorded:
+        case {"is": "none", "children": []} | {"is": "State", "children": [_, _]} | {"is": "list" | "tuple"}:
+            return
+        case {"is": "dict", "keys": [*names]} if all(type(name) in (str, int) for name in names):
+            count = len(set(names))
+        case {"is": "node", "class": str(), "names": [*names]}:
+            count = len(names)
+        case {"is": "leaf", "class": str(), "static": dict(static), "fields": [*names]}:
+            for value in static.values():
+                _decoded(value, path)
+            count = len(names)
+        case _:
+            raise _no_record(path)
+    if count != len(recorded["children"]) or not all(isinstance(name, str | int) for name in names):
+        raise _no_record(path)
+
+
 def _names(recorded: Record, children: list[Any]) -> list[str]:
     """What the children of a record are called in paths."""
-    match recorded:
-        case (
-            {"is": "dict", "keys": [*keys]}
-            | {"is": "node", "names": [*keys]}
-            | {"is": "leaf", "fields": [*keys]}
-        ):
-            return [str(key) for key in keys]
-        case {"is": "State"}:
+    match recorded["is"]:
+        case "dict":
+            return [str(key) for key in recorded["keys"]]
+        case "node":
+            return [str(name) for name in recorded["names"]]
+        case "leaf":
+            return [str(name) for name in recorded["fields"]]
+        case "State":
             return list(State._fields)
-        case {"is": "list" | "tuple"}:
-            return [str(i) for i in range(len(children))]
-    return []
+    return [str(i) for i in range(len(children))]
 
 
 def _encoded(value: Any, name: str) -> Any:
@@ -322,31 +349,29 @@ def _scalar(recorded: Record, path: str) -> Any:
     return value
 
 
-def _form(recorded: Any) -> Any:
+def _form(recorded: Record) -> Record:
     """What two trees of one form have in common here."""
-    return {k: v for k, v in recorded.items() if k not in _CONTENT} if isinstance(recorded, dict) else None
+    return {name: value for name, value in recorded.items() if name not in _CONTENT}
 
 
-def _words(one: Any, other: Any) -> str:
+def _words(one: Record, other: Record) -> str:
     """What `one` is, to be told from `other`."""
-    match one:
-        case {"is": "array" | "key", "shape": shape, "dtype": dtype}:
-            return f"{dtype}{shape}"
-        case {"is": "scalar", "type": kind}:
-            return f"a Python {kind}"
-        case {"is": "none"}:
-            return "None"
-        case {"is": "leaf", "class": name, "static": dict(static)}:
-            return f"a {name} of { {key: _decoded(value, name) for key, value in static.items()} }"
-        case {"is": "dict"}:
-            is_pair = isinstance(other, dict) and other.get("is") == "dict"
-            more = sorted(set(_names(one, [])) - set(_names(other, []))) if is_pair else []
-            return f"a dict with {', '.join(map(repr, more))}" if more else "a dict"
-        case {"is": "node", "class": name}:
-            return f"a {name} of {len(_names(one, []))} children"
-        case {"is": str(kind), "children": [*children]}:
-            return f"a {kind} of {len(children)}"
-    return "no tree"
+    names = _names(one, one["children"]) if "children" in one else []
+    match one["is"]:
+        case "array" | "key":
+            return f"{one.get('dtype')}{one.get('shape')}"
+        case "scalar":
+            return f"a Python {one['type']}"
+        case "leaf":
+            return f"a {one['class']} of { {key: _decoded(v, key) for key, v in one['static'].items()} }"
+        case "dict" if other["is"] == "dict" and (more := sorted({*names} - {*_names(other, [])})):
+            return f"a dict with {', '.join(map(repr, more))}"
+        case "node":
+            return f"a {one['class']} of {len(names)} children"
+        case "list" | "tuple" as kind:
+            return f"a {kind} of {len(names)}"
+        case kind:
+            return {"none": "None", "dict": "a dict"}.get(kind, f"a {kind}")
 
 
 def _no_record(path: str) -> CorruptFileError:

@@ -38,6 +38,10 @@ def round_channels(channels: float, *, multiple: int = 8) -> int:
 
     Half a multiple rounds up. Source: the authors' V2 code; the 90 % rule keeps narrow layers from
     losing more than a tenth.
+
+    Example:
+        >>> round_channels(64 * 0.35), round_channels(32 * 0.35)  # 22.4; 11.2, of which 8 is below 90 %
+        (24, 16)
     """
     nearest = max(multiple, int(channels + multiple / 2) // multiple * multiple)
     return nearest + multiple if nearest < 0.9 * channels else nearest

@@ -56,6 +56,10 @@ def get(name: str, **options: object) -> Built:
 
     Raises:
         ValueError: the name is not in the zoo, the model does not take an option, or refuses its value.
+
+    Example:
+        >>> get("mobilenet_v2", width=0.35, resolution=144).example.shape
+        (1, 144, 144, 3)
     """
     if name not in ZOO:
         raise ValueError(f"name must be one of {sorted(ZOO)}, got {name!r}; {_nearest(name, ZOO)}.")

@@ -1,8 +1,9 @@
 """Train: one loop for every experiment.
 
 - `create`, `make_step`, `make_epoch`: a `TrainState`, and the pure jitted functions that advance it.
-- `fit`: steps over batches, rows of measurements, early stop (`EarlyStop`), logs (`JsonLines`, `TensorBoard`) and
-  `Checkpoints` from which a killed run goes on bit for bit; `Chunks` stacks batches for `make_epoch`.
+- `fit`: steps over batches, rows of measurements, early stop (`EarlyStop`), logs (`JsonLines`,
+  `TensorBoard`) and `Checkpoints`, from which a killed run goes on bit for bit; `Chunks` stacks batches for
+  `make_epoch`.
 - `evaluate`, `evaluator`: exact means over padded, masked batches.
 - `classifier`: loss and scores of a Linen image classifier; `losses` has their parts.
 """

@@ -111,7 +111,9 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, transform: Tr
             return transform.apply(params, State(train, state.compress.fixed))
 
         def scalar(weights: Any) -> Any:
-            return loss(weights, state.model_state, batch, jax.random.fold_in(state.key, state.step))
+            # Flax NNX writes to a variable only in the trace in which it was made: make them here.
+            model_state = jax.tree.map(lambda v: v, state.model_state)
+            return loss(weights, model_state, batch, jax.random.fold_in(state.key, state.step))
 
         weights, to_moved = jax.vjp(seen, moved)
         value, to_weights, (model_state, metrics) = jax.vjp(scalar, weights, has_aux=True)
@@ -138,6 +140,9 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, transform: Tr
 def make_epoch(step: Step) -> Step:
     """Many steps in one call, for models so small that the calls themselves take the time.
 
+    On a CPU only for models without convolutions: XLA runs their gradients many times slower inside a loop
+    (github.com/jax-ml/jax/issues/12868).
+
     Returns:
       `epoch(state, batches) -> (state, metrics)`, jitted like a step: the arrays of `batches` have one more
       axis in front, the steps, and so have the metrics. Another number of steps compiles anew.
@@ -163,8 +168,8 @@ def _like(new: TrainState, old: TrainState) -> TrainState:
         before, after = (str(jax.tree.structure(getattr(state, field.name))) for state in (old, new))
         if after != before:
             raise ValueError(
-                f"{field.name} must keep its structure over a step, got {after} for {before}; return what came in, "
-                "updated."
+                f"{field.name} must keep its structure over a step, got {after} for {before}; "
+                "return what came in, updated."
             )
 
     def one(keys: Any, after: Any, before: Any) -> Any:

@@ -82,11 +82,10 @@ def test_published_peak_of_int8_activations(name, options, naive, in_place):
     assert cost(*model, activation_dtype=jnp.int8).peak_activation_bytes == naive
     report = cost(*model, activation_dtype=jnp.int8, in_place_depthwise=True)
     assert report.peak_activation_bytes == in_place
-    assert cost(*model).peak_activation_bytes == 4 * naive
 
 
 def test_channel_pruned_vgg_under_four_conventions():
-    """Each channel count but the last times 0.7, rounded: conv and fc, then an element each of BN and mean."""
+    """Every channel count but the last is multiplied by 0.7 and rounded."""
     pruned = LabVGG(stages=((45, 90), (179, 179), (358, 358), (358, 512)))
     reports = {
         c: of_module(pruned, shape(1, 32, 32, 3), convention=c) for c in ("conv_fc", "torchprofile", "thop")
@@ -523,5 +522,7 @@ def test_only_a_true_depthwise_convolution_runs_in_place():
 
 
 def test_unknown_convention():
-    with pytest.raises(ValueError, match=r"convention must be one of .*conv_fc.*, got 'fvcore'; the table in"):
+    with pytest.raises(
+        ValueError, match=r"convention must be one of .*conv_fc.*, got 'fvcore'; the table in"
+    ):
         cost(lambda w, x: x @ w, shape(2, 2), shape(2, 2), convention="fvcore")

@@ -69,7 +69,7 @@ def assert_same(got: Any, expected: Any) -> None:
 def packed_tree() -> dict[str, Any]:
     inner = Scaled(values=jnp.arange(6, dtype=jnp.int8).reshape(2, 3), scale=jnp.float32(0.5))
     outer = Scaled(
-        values=inner, scale=jnp.ones(3), axes=(), gain=float("inf"), out_dtype=jnp.dtype("bfloat16")
+        values=inner, scale=jnp.ones((1, 3)), axes=(), gain=float("inf"), out_dtype=jnp.dtype("bfloat16")
     )
     state = State({"a/kernel": jnp.ones(2)}, ({"a/kernel": (), "b": None}, [jnp.zeros((0, 3)), jnp.int32(3)]))
     return {
@@ -125,7 +125,7 @@ def test_every_dtype_comes_back_bit_for_bit(tmp_path):
         "many": jax.random.split(jax.random.key(4, impl="rbg"), 3),
         "none": jax.random.split(jax.random.key(5), 3)[:0],
     }
-    tree["host"] = [np.arange(3.0), np.float64(-0.0).reshape(()), np.arange(2, dtype=np.int64)]
+    tree["host"] = [np.arange(3.0), np.array(-0.0), np.arange(2, dtype=np.int64)]
     save(tmp_path / "tree", tree)
     got = load(tmp_path / "tree")
     assert_same(got, tree)
@@ -180,7 +180,7 @@ def test_arrays_go_where_those_of_like_are(tmp_path):
         (lambda t: t.update(step=None), r"step must be a Python int, as it was saved, got None in"),
         (lambda t: t.update(state=State((), ())), r"state/train must be a dict.*got a tuple of 0"),
         (lambda t: t["params"].update({"a/kernel": dataclasses.replace(t["params"]["a/kernel"], gain=0.5)}),
-         r"params/a/kernel must be a .*Scaled of .*'inf'.*, as it was saved, got a .*Scaled of .*0.5"),
+         r"params/a/kernel must be a .*Scaled of .*inf.*, as it was saved, got a .*Scaled of .*0.5"),
         (lambda t: t["state"].fixed[1].append(jnp.ones(1)), r"state/fixed/1 must be a list of 2.*list of 3"),
     ],
 )  # fmt: skip
@@ -213,7 +213,7 @@ def test_a_tracer_is_refused(tmp_path):
         jax.jit(lambda x: save(tmp_path / "tree", {"a": x}))(jnp.ones(2))
 
 
-@pytest.mark.parametrize("metadata", [{"a": jnp.ones(2)}, {"a": (1, 2)}, {1: 2}, {"a": float("nan")}])
+@pytest.mark.parametrize("metadata", [{"a": jnp.ones(2)}, {"a": (1, 2)}, {"a": {1: 2}}, {"a": float("nan")}])
 def test_metadata_that_json_changes_is_refused(tmp_path, metadata):
     with pytest.raises(ValueError, match=r"metadata must be a dict that JSON returns unchanged, got"):
         save(tmp_path / "tree", {}, metadata=metadata)
@@ -404,11 +404,14 @@ def places(node, path=()):
         yield from places(child, (*path, key))
 
 
+RECORDED = json.dumps(record(packed_tree())[0])
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_a_forged_record_is_refused_or_makes_another_tree(data):
     """Whatever the manifest says, only the errors that `load` documents come out of it."""
-    recorded, arrays = record(packed_tree())
+    recorded = json.loads(RECORDED)
     *parents, last = data.draw(st.sampled_from(list(places(recorded))[1:]), "place")
     node: Any = recorded
     for key in parents:
@@ -417,9 +420,9 @@ def test_a_forged_record_is_refused_or_makes_another_tree(data):
     node[last] = data.draw(st.sampled_from(values), "value")
     with contextlib.suppress(ValueError):  # CorruptFileError is one
         expected = list(entries(recorded))
-        build(recorded, iter([arrays[0]] * len(expected)))
-    with contextlib.suppress(ValueError):
-        check_form(recorded, record(packed_tree())[0])
+        with contextlib.suppress(ValueError):
+            build(recorded, iter([np.zeros(1)] * len(expected)))
+        check_form(recorded, json.loads(RECORDED))
 
 
 @pytest.mark.parametrize(

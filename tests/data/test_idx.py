@@ -3,7 +3,6 @@
 import gzip
 import math
 import struct
-import time
 import tracemalloc
 
 import numpy as np
@@ -133,10 +132,8 @@ def test_refuses_damaged_gzip():
 def test_a_decompression_bomb_is_not_expanded():
     bomb = gzip.compress(header(8, 10) + bytes(64 << 20), compresslevel=1)
     tracemalloc.start()
-    started = time.perf_counter()
     with pytest.raises(DataFormatError, match="got more; copy it again"):
         parse_idx(bomb)
-    assert time.perf_counter() - started < 1
     # one read buffer of gzip's reader, not the 64 MiB inside.
     assert tracemalloc.get_traced_memory()[1] < 4 << 20
     tracemalloc.stop()

@@ -1,0 +1,328 @@
+"""Plan: which values get which transform; checked on shapes, before any data moves.
+
+    plan = Plan([
+        Rule("**/kernel", chain(magnitude(0.9), linear(8)), exclude="head/**"),
+        Rule("head/kernel", linear(8)),
+    ])
+    compiled = plan.compile(params)              # or jax.eval_shape(model.init, key, x)
+    print(compiled)                              # what is matched, skipped and refused; bytes
+    state = compiled.transform.init(params)
+    print(compiled.report(model.apply, params, state, x))
+
+The first rule that matches a floating value takes it. A transform sees all the values of its rule at once.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.filesize import decimal
+from rich.table import Table
+
+from efficient.core.leaf import is_leaf
+from efficient.core.paths import Where, flatten, matches, no_match
+from efficient.core.report import Report, array_words, as_text, bytes_of, compare
+from efficient.core.transform import Key, State, Transform, at, is_float, stacked
+
+Status = Literal["matched", "skipped", "refused"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Gives a transform to values by their path."""
+
+    where: Where  # a pattern, as `paths.matches` takes it
+    transform: Transform
+    _: dataclasses.KW_ONLY
+    exclude: Where = ()  # what this rule leaves to the rules after it, in the same language
+    stacked: bool = False  # each slice along the first axis by itself: scanned layers
+
+    def matches(self, path: str, value: Any) -> bool:
+        """True where the rule wants the value."""
+        return matches(self.where, path, value) and not matches(self.exclude, path, value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """What the plan does to one value."""
+
+    path: str
+    array: str  # dtype and shape
+    status: Status
+    rule: str  # "rules[0]", "default", or empty
+    reason: str  # why it is skipped or refused
+    dense_bytes: int
+    packed_bytes: int  # as `pack` would store it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """A plan for params of certain shapes; prints as a table."""
+
+    transform: Transform  # `state.train` and `state.fixed` are tuples, one entry a rule that takes values
+    coverage: tuple[Row, ...]  # every value of the params, in their order
+    notes: tuple[str, ...]  # tied weights
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the params as they are."""
+        return sum(row.dense_bytes for row in self.coverage)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of the params once packed."""
+        return sum(row.packed_bytes for row in self.coverage)
+
+    def report(
+        self, fn: Any, params: Any, state: State, *args: Any, repeats: int = 20, warmup: int = 2
+    ) -> Report:
+        """Packs, and measures `fn(params, *args)` against `lift(fn)(packed, *args)`; see `report.compare`."""
+        packed = self.transform.pack(params, state)
+        return compare(fn, params, packed, *args, repeats=repeats, warmup=warmup)
+
+    def __rich__(self) -> RenderableType:
+        table = Table("value", "array", "what", "dense", "packed", title="The plan")
+        table.columns[0].overflow = table.columns[1].overflow = "fold"
+        for row in self.coverage:
+            what = row.rule if row.status == "matched" else f"{row.status}: {row.reason}"
+            table.add_row(row.path, row.array, what, decimal(row.dense_bytes), decimal(row.packed_bytes))
+        table.add_section()
+        matched = sum(row.status == "matched" for row in self.coverage)
+        words = f"{matched} of {len(self.coverage)} matched"
+        table.add_row("total", "", words, decimal(self.dense_bytes), decimal(self.packed_bytes))
+        return Group(table, *self.notes)
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Rules in their order, and a transform for the floating values that none of them takes."""
+
+    rules: Sequence[Rule]
+    _: dataclasses.KW_ONLY
+    default: Transform | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", tuple(self.rules))
+        if not self.rules and self.default is None:
+            raise ValueError("rules must not be empty, got () and no default; give one of the two.")
+
+    def compile(
+        self, params: Any, *, stats: Any = None, on_refusal: Literal["raise", "skip"] = "raise"
+    ) -> Compiled:
+        """Runs the plan on shapes.
+
+        A value that its transform refuses is refused alone where it can be: the transform is asked again for
+        each value of the rule.
+
+        Args:
+          params: arrays, `jax.ShapeDtypeStruct`s or leaves. Where they are arrays, one array at two paths (tied
+            weights) is recognised: the two are compressed and stored apart, and a warning says so.
+          stats: what `init` will be given, or its shapes.
+          on_refusal: "raise" lists all refusals in one error; "skip" leaves the refused values dense.
+
+        Raises:
+          ValueError: a rule matches nothing, or nothing that an earlier rule has left; a transform refuses
+            values; an unknown `on_refusal`.
+        """
+        if on_refusal not in ("raise", "skip"):
+            raise ValueError(f"on_refusal must be 'raise' or 'skip', got {on_refusal!r}; choose one.")
+        by_path = flatten(params)[0]
+        scopes = self._scopes(by_path)
+        shapes = {path: _shape(value) for path, value in by_path.items()}
+        parts, packed, refused = [], {}, {}
+        for name, (own, transform) in scopes.items():
+            made, refusals = _probe(transform, {path: shapes[path] for path in own}, stats, name)
+            packed.update(made)
+            refused.update(refusals)
+            if made:
+                parts.append((frozenset(made), transform))
+        if refused and on_refusal == "raise":
+            lines = "".join(f"\n  {path}: {reason}" for path, reason in refused.items())
+            raise ValueError(
+                f"transforms must accept the values of their rules, got {len(refused)} refused; exclude them, or "
+                f'pass on_refusal="skip":{lines}'
+            )
+        rule_of = {path: name for name, (own, _) in scopes.items() for path in own}
+        rows = [
+            self._row(path, value, rule_of.get(path, ""), packed, refused) for path, value in by_path.items()
+        ]
+        notes = _ties(by_path, packed)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        return Compiled(transform=_side_by_side(parts), coverage=tuple(rows), notes=notes)
+
+    def _scopes(self, by_path: Mapping[str, Any]) -> dict[str, tuple[list[str], Transform]]:
+        """By rule: the paths that it takes, and its transform."""
+        wanted = [[p for p, value in by_path.items() if rule.matches(p, value)] for rule in self.rules]
+        taken: dict[str, str] = {}
+        scopes = {}
+        for i, (rule, want) in enumerate(zip(self.rules, wanted, strict=True)):
+            name = f"rules[{i}]"
+            own = [path for path in want if path not in taken and is_float(by_path[path])]
+            if not own:
+                raise ValueError(_takes_nothing(name, rule, want, by_path, taken))
+            taken |= dict.fromkeys(own, name)
+            scopes[name] = (own, stacked(rule.transform) if rule.stacked else rule.transform)
+        rest = [path for path, value in by_path.items() if path not in taken and is_float(value)]
+        if self.default is not None and rest:
+            scopes["default"] = (rest, self.default)
+        return scopes
+
+    def _row(
+        self, path: str, value: Any, rule: str, packed: Mapping[str, Any], refused: Mapping[str, str]
+    ) -> Row:
+        """The row of one value."""
+        status: Status = "skipped"
+        if path in packed:
+            status, reason = "matched", ""
+        elif path in refused:
+            status, reason = "refused", refused[path]
+        elif not is_float(value):
+            reason = "not floating"
+        else:
+            by = [i for i, one in enumerate(self.rules) if matches(one.where, path, value)]
+            reason = f"excluded by rules[{by[0]}]" if by else "no rule"
+        return Row(
+            path=path,
+            array=array_words(value),
+            status=status,
+            rule=rule,
+            reason=reason,
+            dense_bytes=bytes_of(value),
+            packed_bytes=bytes_of(packed.get(path, value)),
+        )
+
+
+def _takes_nothing(
+    name: str, rule: Rule, want: list[str], by_path: Mapping[str, Any], taken: Mapping[str, str]
+) -> str:
+    """Why a rule takes no value."""
+    if not want:
+        return f"{name}: {no_match(rule.where, by_path, rule.exclude)}"
+    earlier = [path for path in want if path in taken]
+    if not earlier:
+        found = f"{want[0]} ({array_words(by_path[want[0]])})"
+        return f"{name} must match a floating value, got {rule.where!r} that matches {found} alone; drop the rule."
+    by = ", ".join(dict.fromkeys(taken[path] for path in earlier))
+    return (
+        f"{name} must match a value that no earlier rule takes, got {rule.where!r}, whose matches {by} takes "
+        f"({', '.join(earlier[:3])}{', ...' if earlier[3:] else ''}); put it first, or drop it."
+    )
+
+
+def _shape(value: Any) -> Any:
+    """`value` with shapes for arrays."""
+    return jax.eval_shape(lambda: value) if is_float(value) and not is_leaf(value) else value
+
+
+def _probe(
+    transform: Transform, own: dict[str, Any], stats: Any, name: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The packed shapes of the values that `transform` takes, and its words for those that it refuses."""
+    try:
+        return _packed(transform, own, stats), {}
+    except ValueError as error:
+        whole = str(error)
+    except Exception as error:
+        error.add_note(f"while {name} was tried on the shapes of {len(own)} values")
+        raise
+    refused = {}
+    for path, value in own.items():
+        try:
+            _packed(transform, {path: value}, stats)
+        except ValueError as error:
+            refused[path] = str(error)
+    rest = {path: value for path, value in own.items() if path not in refused}
+    if not refused:  # each alone would do: it refuses what they are together
+        return {}, dict.fromkeys(own, whole)
+    if not rest:
+        return {}, refused
+    made, more = _probe(transform, rest, stats, name)
+    return made, refused | more
+
+
+def _packed(transform: Transform, own: dict[str, Any], stats: Any) -> dict[str, Any]:
+    """The shapes of what `pack` makes of values, once the transform has been found to keep its contract."""
+
+    def run(params: Any, given: Any, key: Key) -> Any:
+        state = transform.init(params, stats=given, key=key)
+        return transform.apply(params, state), transform.pack(params, state)
+
+    key = jax.eval_shape(lambda: jax.random.key(0))  # a shape: nothing is drawn
+    for made in (both := jax.eval_shape(run, own, _scoped(stats, own), key)):
+        for path, value in own.items():
+            if (made[path].shape, made[path].dtype) != (value.shape, value.dtype):
+                raise ValueError(
+                    f"transform must keep {array_words(value)} of {path!r}, got {array_words(made[path])}; mend it."
+                )
+    return both[1]
+
+
+def _scoped(stats: Any, own: Any) -> Any:
+    """The statistics of some paths."""
+    return None if stats is None else {path: one for path, one in stats.items() if path in own}
+
+
+def _side_by_side(parts: Sequence[tuple[frozenset[str], Transform]]) -> Transform:
+    """Transforms of values that do not overlap; states are tuples, one entry a transform.
+
+    Unlike in a chain none sees what another has made, so that gradients need no pulling back.
+    """
+    scoped = [at(lambda path, _, own=own: path in own, transform) for own, transform in parts]
+
+    def states(state: State) -> list[State]:
+        return [State(*pair) for pair in zip(state.train, state.fixed, strict=True)]
+
+    def joined(made: Sequence[State]) -> State:
+        return State(tuple(s.train for s in made), tuple(s.fixed for s in made))
+
+    def init(params: Any, *, stats: Any = None, key: Key | None = None) -> State:
+        missing = sorted(set().union(*(own for own, _ in parts)) - set(flatten(params)[0]))
+        if missing:
+            raise ValueError(
+                f"params must be those of the plan, got none at {missing[0]!r}; compile it for these."
+            )
+        keys = [None if key is None else jax.random.fold_in(key, i) for i, _ in enumerate(parts)]
+        return joined(
+            [
+                t.init(params, stats=_scoped(stats, own), key=k)
+                for t, (own, _), k in zip(scoped, parts, keys, strict=True)
+            ]
+        )
+
+    def update(state: State, params: Any, *, grads: Any = None, step: Any) -> State:
+        pairs = zip(scoped, states(state), strict=True)
+        return joined([t.update(s, params, grads=grads, step=step) for t, s in pairs])
+
+    def apply(params: Any, state: State) -> Any:
+        for t, s in zip(scoped, states(state), strict=True):
+            params = t.apply(params, s)
+        return params
+
+    def pack(params: Any, state: State) -> Any:
+        for t, s in zip(scoped, states(state), strict=True):
+            params = t.pack(params, s)
+        return params
+
+    return Transform(init, update, apply, pack)
+
+
+def _ties(by_path: Mapping[str, Any], packed: Mapping[str, Any]) -> tuple[str, ...]:
+    """A sentence for every array that stands at several paths, one of which is compressed."""
+    paths_of: dict[int, list[str]] = {}
+    for path, value in by_path.items():
+        if isinstance(value, jax.Array | np.ndarray) or is_leaf(value):
+            paths_of.setdefault(id(value), []).append(path)
+    return tuple(
+        f"{' and '.join(paths)} are one array: the plan compresses and stores them apart; tie them in the model "
+        "if they are to stay one."
+        for paths in paths_of.values()
+        if len(paths) > 1 and any(path in packed for path in paths)
+    )

@@ -1,0 +1,143 @@
+"""Report: what packing did to a model: bytes by value, multiply-accumulates, and the time that was measured."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from efficient.core.cost import cost
+from efficient.core.leaf import dense, stored_bytes
+from efficient.core.lift import lift
+from efficient.core.measure import Race, race
+from efficient.core.paths import flatten
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """Bytes of one value, before and after."""
+
+    path: str
+    dense_bytes: int
+    packed_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """A packed model against the dense one; prints as a table."""
+
+    sizes: tuple[Size, ...]  # every value of the params, in their order
+    dense_macs: int  # multiply-accumulates of every product and convolution of one call
+    packed_macs: int  # likewise, the leaves' own included
+    times: Race  # first dense, second packed
+    arguments: str  # at which it was measured: dtypes and shapes
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the params as they were."""
+        return sum(size.dense_bytes for size in self.sizes)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of the packed params."""
+        return sum(size.packed_bytes for size in self.sizes)
+
+    @property
+    def slower(self) -> bool:
+        """True where packed took longer, by more than the noise: in three of four turns."""
+        return self.times.ratio_quartiles[1] < 1
+
+    @property
+    def verdict(self) -> str:
+        """What the times say, in a sentence."""
+        dense_ms, packed_ms = self.times.first.median_ms, self.times.second.median_ms
+        times = f"packed takes {packed_ms:.3g} ms and dense {dense_ms:.3g} ms at {self.arguments or 'no arguments'}"
+        if self.slower:
+            return f"It got slower: {times}."
+        if self.times.ratio_quartiles[0] > 1:
+            return f"It got faster: {times}."
+        return f"No difference beyond the noise: {times}."
+
+    def __rich__(self) -> RenderableType:
+        table = Table("value", "dense", "packed", "ratio", title="What packing did")
+        kept = [size for size in self.sizes if size.dense_bytes == size.packed_bytes]
+        rows = [size for size in self.sizes if size.dense_bytes != size.packed_bytes]
+        if kept:
+            same = sum(size.dense_bytes for size in kept)
+            rows.append(Size(path=f"{len(kept)} of the same size", dense_bytes=same, packed_bytes=same))
+        table.columns[0].overflow = "fold"
+        for size in rows:
+            table.add_row(size.path, *_bytes(size.dense_bytes, size.packed_bytes))
+        table.add_section()
+        table.add_row("total", *_bytes(self.dense_bytes, self.packed_bytes))
+        macs = f"MACs: dense {self.dense_macs:,}, packed {self.packed_macs:,}."
+        return Group(table, macs, Text(self.verdict, style="red" if self.slower else ""))
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+
+def compare(
+    fn: Callable[..., Any], params: Any, packed: Any, *args: Any, repeats: int = 20, warmup: int = 2
+) -> Report:
+    """Measures `fn(params, *args)` against `lift(fn)(packed, *args)`, both compiled, in turns.
+
+    Args:
+      fn: a function of params and arrays; options that are no arrays belong into a closure.
+      params: as they were before packing; leaves among them are made dense.
+      packed: the same tree with leaves.
+      *args: arrays, at the batch size that matters.
+      repeats: turns that are timed.
+      warmup: turns that are not.
+
+    Raises:
+      ValueError: `repeats` or `warmup` is below 1.
+    """
+    plain, by_path = dense(params), flatten(packed)[0]
+    sizes = [
+        Size(path=path, dense_bytes=bytes_of(value), packed_bytes=bytes_of(by_path[path]))
+        for path, value in flatten(plain)[0].items()
+    ]
+    arrays, treedef = jax.tree.flatten(packed)
+    lifted = lift(fn)
+    on_arrays = lambda leaves, *rest: lifted(jax.tree.unflatten(treedef, leaves), *rest)  # noqa: E731
+    dense_fn, packed_fn = jax.jit(fn), jax.jit(lifted)
+    times = race(
+        lambda: dense_fn(plain, *args), lambda: packed_fn(packed, *args), repeats=repeats, warmup=warmup
+    )
+    return Report(
+        sizes=tuple(sizes),
+        dense_macs=sum(equation.products for equation in cost(fn, plain, *args).equations),
+        packed_macs=sum(equation.products for equation in cost(on_arrays, arrays, *args).equations),
+        times=times,
+        arguments=", ".join(map(array_words, jax.tree.leaves(args))),
+    )
+
+
+def bytes_of(value: Any) -> int:
+    """Bytes that are stored for a value, a shape or a leaf; 0 for what is no array."""
+    return stored_bytes(value) if hasattr(value, "dtype") else 0
+
+
+def array_words(value: Any) -> str:
+    """`float32[8, 3]`; the type of what is no array."""
+    if not hasattr(value, "dtype"):
+        return type(value).__name__
+    return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+
+
+def as_text(renderable: RenderableType, width: int = 100) -> str:
+    """What rich prints, plain."""
+    console = Console(width=width, no_color=True, force_terminal=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def _bytes(before: int, after: int) -> tuple[str, str, str]:
+    """Two sizes and their ratio."""
+    return decimal(before), decimal(after), f"{before / after:.2f}x" if after else ""

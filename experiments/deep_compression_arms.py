@@ -1,0 +1,378 @@
+"""The arms of `deep_compression`: how one network is trained, pruned, shared, tuned and filed."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from efficient import Transform, at, chain, identity, lift, stored_bytes
+from efficient.core.transform import State
+from efficient.data import Batches, Dataset, evaluation_batches, load
+from efficient.deploy import read_network, write_network
+from efficient.factorize import low_rank
+from efficient.models import zoo
+from efficient.prune import magnitude
+from efficient.quantize import codebook
+from efficient.train import Chunks, classifier, create, evaluate, fit, make_epoch, make_step
+from efficient.train.classify import pixels
+from efficient.train.step import copied
+from experiments.frame import Progress
+
+Trainer = Callable[[Any, State, int, int], tuple[Any, State]]
+
+
+class Layer(NamedTuple):
+    """A layer: the paper's name, how much of it is kept, and the bits of a weight."""
+
+    paper: str
+    kept: float
+    bits: int
+
+
+class Recipe(NamedTuple):
+    """How one network is compressed, and the paper's figures for it."""
+
+    layers: Mapping[str, Layer]
+    epochs: int  # of dense training
+    retrain: int  # epochs after each round of pruning
+    published_ratio: float
+    published: Mapping[str, tuple[float, ...]]  # by layer: columns as PAPER_COLUMNS
+
+
+# Kept %, weight bits P+Q, P+Q+H, index bits P+Q, P+Q+H, rate P+Q %, P+Q+H %: Tables 2 and 3.
+RECIPES: Mapping[str, Recipe] = {
+    "lenet_300_100": Recipe(
+        {
+            "dense0": Layer("ip1", 0.07, 6),
+            "dense1": Layer("ip2", 0.09, 6),
+            "classifier": Layer("ip3", 0.26, 6),
+        },
+        epochs=15,
+        retrain=10,
+        published_ratio=40,
+        published={
+            "ip1": (8, 6, 4.4, 5, 3.7, 3.1, 2.32),
+            "ip2": (9, 6, 4.4, 5, 4.3, 3.8, 3.04),
+            "ip3": (26, 6, 4.3, 5, 3.2, 15.7, 12.70),
+            "total": (8, 6, 5.1, 5, 3.7, 3.1, 2.49),
+        },
+    ),
+    "lenet5": Recipe(
+        {
+            "conv0": Layer("conv1", 0.66, 8),
+            "conv1": Layer("conv2", 0.12, 8),
+            "dense": Layer("ip1", 0.07, 5),
+            "classifier": Layer("ip2", 0.19, 5),
+        },
+        epochs=8,
+        retrain=4,
+        published_ratio=39,
+        published={
+            "conv1": (66, 8, 7.2, 5, 1.5, 78.5, 67.45),
+            "conv2": (12, 8, 7.2, 5, 3.9, 6.0, 5.28),
+            "ip1": (8, 5, 4.5, 5, 4.5, 2.7, 2.45),
+            "ip2": (19, 5, 5.2, 5, 3.7, 6.9, 6.13),
+            "total": (8, 5.3, 4.1, 5, 4.4, 3.05, 2.55),
+        },
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is run."""
+
+    data: str = "mnist5k"  # mnist5k, fashion_mnist, digits, idx:FOLDER or folder:FOLDER of 28x28 images
+    networks: tuple[Literal["lenet_300_100", "lenet5"], ...] = (
+        "lenet_300_100",
+        "lenet5",
+    )  # which to compress
+    curves: tuple[Literal["lenet_300_100", "lenet5"], ...] = (
+        "lenet_300_100",
+    )  # which get the curves of Figure 6
+    effort: float = 1.0  # multiplies every number of epochs, > 0
+    rounds: int = 4  # prunings, each followed by retraining, > 0
+    tune: int = 6  # epochs that train the shared values, > 0
+    batch_size: int = 64  # images a step, > 0
+    train: int = 0  # training images used; 0 is all
+    seeds: tuple[int, ...] = (0, 1, 2)  # one whole run each
+
+    def __post_init__(self) -> None:
+        for name in ("effort", "rounds", "tune", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise ValueError(
+                    f"{name} must be positive, got {getattr(self, name)!r}; leave it out for the default."
+                )
+        if not self.networks or not set(self.curves) <= set(self.networks):
+            raise ValueError(
+                f"curves must be among the networks {self.networks!r}, got {self.curves!r}; add them."
+            )
+
+    @classmethod
+    def smoke(cls) -> "Config":
+        """The same path: few images, one epoch of each kind."""
+        return cls(effort=0.01, rounds=1, tune=1, train=512, seeds=(0,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """A network on a data set: trains and measures it. Steps are compiled once and serve all seeds."""
+
+    name: str
+    config: Config
+    data: Dataset
+    model: Any
+    score: Any
+    loss: Any
+
+    @classmethod
+    def make(cls, name: str, config: Config) -> "Bench":
+        """The bench of a network of the zoo."""
+        data = load(config.data)
+        if config.train:
+            data = data.subset(train=config.train, test=min(config.train, len(data.test_labels)), seed=0)
+        model, _ = zoo.get(name)
+        made = classifier(model)
+        return cls(name, config, data, model, made.score, made.loss)
+
+    def epochs(self, number: int) -> int:
+        """A recipe's epochs at this config's effort."""
+        return max(1, round(number * self.config.effort))
+
+    def trainer(self, transform: Transform, learning_rate: float = 1e-3) -> "Trainer":
+        """`train(params, compress, seed, epochs) -> (params, compress)`; one compiled program for all masks."""
+        optimizer = optax.adam(learning_rate)
+        epoch = make_epoch(make_step(self.loss, optimizer, transform))
+
+        def train(params: Any, compress: State, seed: int, epochs: int) -> tuple[Any, State]:
+            state = create(params, transform, optimizer, key=jax.random.key(seed))
+            state = dataclasses.replace(state, compress=copied(compress))
+            state, _ = fit(state, epoch, self.batches(seed, epochs), progress=False, every=10**9)
+            return state.params, state.compress
+
+        return train
+
+    def batches(self, seed: int, epochs: int) -> Chunks:
+        """Shuffled epochs of the training set."""
+        one = Batches(
+            images=self.data.train_images,
+            labels=self.data.train_labels,
+            batch_size=self.config.batch_size,
+            seed=seed,
+            epochs=epochs,
+            drop_last=True,
+        )
+        return Chunks(batches=one, size=one.steps_per_epoch)
+
+    def accuracy(self, weights: Any) -> float:
+        """Percent of the test set."""
+        rows = evaluation_batches(self.data.test_images, self.data.test_labels, batch_size=500)
+        return 100 * evaluate(self.score, weights, {}, rows)["accuracy"]
+
+    def logits(self, weights: Any) -> bytes:
+        """The logits of the test set's first 500 images, for a comparison bit by bit."""
+        images = pixels(jnp.asarray(self.data.test_images[:500]))
+        return np.asarray(jax.jit(lift(self.model.apply))({"params": weights}, images)).tobytes()
+
+
+def pruning(recipe: Recipe, power: float = 1.0) -> Transform:
+    """Every layer pruned to its kept fraction to the `power`: 1 is the recipe's, less is milder."""
+    return chain(
+        *(at(f"{name}/kernel", magnitude(1 - layer.kept**power)) for name, layer in recipe.layers.items())
+    )
+
+
+def sharing(recipe: Recipe, *, bits: int | None = None, zero: bool = True) -> Transform:
+    """Every layer's weights shared; `bits` in place of the recipe's, and `zero` as in `codebook`."""
+    return chain(
+        *(
+            at(f"{name}/kernel", codebook(bits or layer.bits, zero=zero))
+            for name, layer in recipe.layers.items()
+        )
+    )
+
+
+def thinning(recipe: Recipe, fraction: float) -> Transform:
+    """SVD of every layer but the last."""
+    *hidden, _ = recipe.layers
+    return chain(*(at(f"{name}/kernel", low_rank(fraction)) for name in hidden))
+
+
+class Network:
+    """One network's arms. Compiled programs are made once and serve every seed."""
+
+    def __init__(self, name: str, config: Config) -> None:
+        self.bench, self.recipe, self.config = Bench.make(name, config), RECIPES[name], config
+        self.train_dense = self.bench.trainer(identity())
+        self.train_pruned = self.bench.trainer(pruning(self.recipe))
+        self.train_both = self.bench.trainer(chain(pruning(self.recipe), sharing(self.recipe)), 3e-4)
+        self.train_shared = {
+            bits: self.bench.trainer(sharing(self.recipe, bits=bits, zero=False), 3e-4) for bits in self.bits
+        }
+        self.train_thin = {f: self.bench.trainer(thinning(self.recipe, f)) for f in self.fractions}
+
+    @property
+    def curve(self) -> bool:
+        """Whether the curves of Figure 6 are drawn for this network."""
+        return self.bench.name in self.config.curves
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """Widths that quantization alone is measured at."""
+        return (8, 6, 4, 3, 2, 1) if self.curve else (8, 2)
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """Ranks that SVD alone is measured at, as fractions of the full one."""
+        return (0.3, 0.15, 0.08, 0.04, 0.02) if self.curve else ()
+
+    def run(self, seed: int, progress: Progress) -> dict[str, dict[str, Any]]:
+        """All arms at one seed: arm -> metric -> value; sizes in percent of the float32 network."""
+        dense, baseline = self.dense(seed)
+        arms = {"baseline": {"accuracy": baseline}}
+        snapshots, arms["pruned"] = self.pruned(dense, seed)
+        arms["one_shot"] = self.one_shot(dense)
+        arms["both"] = self.both(snapshots, seed)
+        points = list(progress.track(self.bits, f"{self.bench.name}: bits alone"))
+        arms["quantized"] = {"curve": [self.quantized(dense, bits, seed) for bits in points]}
+        arms["svd"] = {"curve": [self.thinned(dense, f, seed) for f in self.fractions]}
+        for arm in arms.values():
+            for point in [arm, *arm.get("curve", ())]:
+                if "accuracy" in point:
+                    point["loss"] = baseline - point["accuracy"]
+        return arms
+
+    def dense(self, seed: int) -> tuple[Any, float]:
+        """The network as it is trained first, and its accuracy."""
+        params = self.bench.model.init(jax.random.key(seed), jnp.zeros((1, *self.bench.data.image_shape)))[
+            "params"
+        ]
+        params, _ = self.train_dense(params, State(), seed, self.bench.epochs(self.recipe.epochs))
+        return params, self.bench.accuracy(params)
+
+    def pruned(self, dense: Any, seed: int) -> tuple[list[tuple[float, Any]], dict[str, Any]]:
+        """Rounds of pruning and retraining: the weights after each, by power, and the arm."""
+        further = 2 if self.curve else 0
+        params, snapshots, curve = dense, [], []
+        for r in range(1, self.config.rounds + further + 1):
+            power = r / self.config.rounds
+            t = pruning(self.recipe, power)
+            epochs = self.bench.epochs(self.recipe.retrain)
+            params, masks = self.train_pruned(params, t.init(params), seed + 1000 * r, epochs)
+            params = t.apply(params, masks)
+            snapshots.append((power, params))
+            curve.append({"accuracy": self.bench.accuracy(params), "size": self.sparse_size(params)})
+        return snapshots, {**curve[self.config.rounds - 1], "curve": curve}
+
+    def one_shot(self, dense: Any) -> dict[str, Any]:
+        """All weights pruned at once, nothing retrained."""
+        t = pruning(self.recipe)
+        return {"accuracy": self.bench.accuracy(t.apply(dense, t.init(dense)))}
+
+    def both(self, snapshots: list[tuple[float, Any]], seed: int) -> dict[str, Any]:
+        """Pruned, shared, tuned, written to a file; the arm is the recipe's round."""
+        arm: dict[str, Any] = {}
+        curve = []
+        for power, params in snapshots:
+            if power != 1 and not self.curve:
+                continue
+            t = chain(pruning(self.recipe, power), sharing(self.recipe))
+            state = t.init(params)
+            untuned = self.bench.accuracy(t.apply(params, state))
+            params, state = self.train_both(params, state, seed + 1, self.bench.epochs(self.config.tune))
+            report, identical = self.filed(t.pack(params, state))
+            point = {
+                "accuracy": self.bench.accuracy(t.apply(params, state)),
+                "size": 100 / report.huffman_ratio,
+            }
+            curve.append(point)
+            if power == 1:
+                arm = {
+                    **point,
+                    "untuned_accuracy": untuned,
+                    "ratio": report.huffman_ratio,
+                    "file_bytes": report.file_bytes,
+                    "identical": float(identical),
+                    "layers": self.rows(report),
+                }
+        return {**arm, "curve": curve}
+
+    def quantized(self, dense: Any, bits: int, seed: int) -> dict[str, Any]:
+        """Shared values alone, before and after they are tuned."""
+        t = sharing(self.recipe, bits=bits, zero=False)
+        state = t.init(dense)
+        untuned = self.bench.accuracy(t.apply(dense, state))
+        params, state = self.train_shared[bits](dense, state, seed + 2, self.bench.epochs(self.config.tune))
+        report, _ = self.filed(t.pack(params, state))
+        accuracy = self.bench.accuracy(t.apply(params, state))
+        return {
+            "bits": bits,
+            "untuned_accuracy": untuned,
+            "accuracy": accuracy,
+            "size": 100 / report.huffman_ratio,
+        }
+
+    def thinned(self, dense: Any, fraction: float, seed: int) -> dict[str, Any]:
+        """SVD alone, its factors trained."""
+        t = thinning(self.recipe, fraction)
+        params, state = self.train_thin[fraction](
+            dense, t.init(dense), seed + 3, self.bench.epochs(self.recipe.retrain)
+        )
+        size = 100 * stored_bytes(t.pack(params, state)) / stored_bytes(dense)
+        return {"fraction": fraction, "accuracy": self.bench.accuracy(t.apply(params, state)), "size": size}
+
+    def filed(self, packed: Any) -> tuple[Any, bool]:
+        """Writes a file and reads it back: its report, and whether the logits are the same bits."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.dc"
+            report = write_network(path, packed)
+            again = read_network(path, like=packed)
+            if report.file_bytes != path.stat().st_size:
+                raise AssertionError("the report must state the size of the file")
+        return report, self.bench.logits(packed) == self.bench.logits(again)
+
+    def sparse_size(self, params: Any) -> float:
+        """Percent of the size that pruned float32 weights take: values, and gaps as the file codes them."""
+        t = sharing(self.recipe, bits=1)
+        report, _ = self.filed(t.pack(params, t.init(params)))
+        sparse = [row for row in report.rows if row.is_shared]
+        values = sum(row.kept * (32 + row.index_bits_huffman) / 8 for row in sparse)
+        others = sum(row.huffman_bytes for row in report.rows if not row.is_shared)
+        return 100 * (values + others) / report.original_bytes
+
+    def rows(self, report: Any) -> list[dict[str, Any]]:
+        """The columns of Tables 2 and 3, in the order of the layers, and their total."""
+        by_name = {row.name: row for row in report.rows}
+        named = [(layer.paper, by_name[f"{name}/kernel"]) for name, layer in self.recipe.layers.items()]
+        kept = sum(row.kept for _, row in named)
+
+        def total(bits: str) -> float:
+            return sum(getattr(row, bits) * row.kept for _, row in named) / kept
+
+        columns = ("weight_bits", "weight_bits_huffman", "index_bits", "index_bits_huffman")
+        made = [
+            {
+                "layer": name,
+                "weights": row.weights,
+                "kept": 100 * row.kept_fraction,
+                **{column: getattr(row, column) for column in columns},
+                "rate": 100 * row.fixed_rate,
+                "rate_huffman": 100 * row.huffman_rate,
+            }
+            for name, row in named
+        ]
+        whole = {
+            "layer": "total",
+            "weights": report.original_bytes // 4,
+            "kept": 100 * kept / sum(row.weights for _, row in named),
+            **{column: total(column) for column in columns},
+            "rate": 100 / report.fixed_ratio,
+            "rate_huffman": 100 / report.huffman_ratio,
+        }
+        return [*made, whole]
