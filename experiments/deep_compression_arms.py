@@ -70,8 +70,8 @@ RECIPES: Mapping[str, Recipe] = {
             "dense": Layer("ip1", 0.07, 5),
             "classifier": Layer("ip2", 0.19, 5),
         },
-        epochs=8,
-        retrain=4,
+        epochs=6,
+        retrain=3,
         published_ratio=39,
         published={
             "conv1": (66, 8, 7.2, 5, 1.5, 78.5, 67.45),
@@ -98,8 +98,11 @@ class Config:
     )  # which get the curves of Figure 6
     effort: float = 1.0  # multiplies every number of epochs, > 0
     rounds: int = 4  # prunings, each followed by retraining, > 0
-    tune: int = 6  # epochs that train the shared values, > 0
+    tune: int = 4  # epochs that train the shared values, > 0
     batch_size: int = 64  # images a step, > 0
+    bits: tuple[int, ...] = (8, 6, 4, 3, 2, 1)  # widths of sharing alone, on the curves; 8 and 2 have claims
+    ranks: tuple[float, ...] = (0.3, 0.15, 0.08, 0.04, 0.02)  # of SVD alone, on the curves, in (0, 1]
+    further: int = 2  # rounds of pruning beyond the recipe's, on the curves, >= 0
     train: int = 0  # training images used; 0 is all
     seeds: tuple[int, ...] = (0, 1, 2)  # one whole run each
 
@@ -117,7 +120,7 @@ class Config:
     @classmethod
     def smoke(cls) -> "Config":
         """The same path: few images, one epoch of each kind."""
-        return cls(effort=0.01, rounds=1, tune=1, train=512, seeds=(0,))
+        return cls(effort=0.01, rounds=1, tune=1, bits=(8, 2), ranks=(0.1,), further=0, train=512, seeds=(0,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +133,12 @@ class Bench:
     model: Any
     score: Any
     loss: Any
+    forward: Any  # the model on packed weights, jitted
+
+    @property
+    def scans(self) -> bool:
+        """Whether an epoch is one call; not for convolutions, which XLA runs slowly inside a loop on a CPU."""
+        return not any(name.startswith("conv") for name in RECIPES[self.name].layers)
 
     @classmethod
     def make(cls, name: str, config: Config) -> "Bench":
@@ -139,21 +148,23 @@ class Bench:
             data = data.subset(train=config.train, test=min(config.train, len(data.test_labels)), seed=0)
         model, _ = zoo.get(name)
         made = classifier(model)
-        return cls(name, config, data, model, made.score, made.loss)
+        return cls(name, config, data, model, made.score, made.loss, jax.jit(lift(model.apply)))
 
     def epochs(self, number: int) -> int:
         """A recipe's epochs at this config's effort."""
         return max(1, round(number * self.config.effort))
 
     def trainer(self, transform: Transform, learning_rate: float = 1e-3) -> "Trainer":
-        """`train(params, compress, seed, epochs) -> (params, compress)`; one compiled program for all masks."""
+        """`train(params, compress, seed, epochs) -> (params, compress)`; one program for all masks."""
         optimizer = optax.adam(learning_rate)
-        epoch = make_epoch(make_step(self.loss, optimizer, transform))
+        step = make_step(self.loss, optimizer, transform)
+        epoch = make_epoch(step) if self.scans else step
 
         def train(params: Any, compress: State, seed: int, epochs: int) -> tuple[Any, State]:
             state = create(params, transform, optimizer, key=jax.random.key(seed))
             state = dataclasses.replace(state, compress=copied(compress))
-            state, _ = fit(state, epoch, self.batches(seed, epochs), progress=False, every=10**9)
+            batches = self.batches(seed, epochs)
+            state, _ = fit(state, epoch, batches if self.scans else batches.batches, progress=False, every=10**9)
             return state.params, state.compress
 
         return train
@@ -178,7 +189,7 @@ class Bench:
     def logits(self, weights: Any) -> bytes:
         """The logits of the test set's first 500 images, for a comparison bit by bit."""
         images = pixels(jnp.asarray(self.data.test_images[:500]))
-        return np.asarray(jax.jit(lift(self.model.apply))({"params": weights}, images)).tobytes()
+        return np.asarray(self.forward({"params": weights}, images)).tobytes()
 
 
 def pruning(recipe: Recipe, power: float = 1.0) -> Transform:
@@ -209,39 +220,30 @@ class Network:
 
     def __init__(self, name: str, config: Config) -> None:
         self.bench, self.recipe, self.config = Bench.make(name, config), RECIPES[name], config
+        self.curve = name in config.curves
+        self.curve_bits = config.bits if self.curve else ()
+        self.curve_ranks = config.ranks if self.curve else ()
         self.train_dense = self.bench.trainer(identity())
         self.train_pruned = self.bench.trainer(pruning(self.recipe))
         self.train_both = self.bench.trainer(chain(pruning(self.recipe), sharing(self.recipe)), 3e-4)
         self.train_shared = {
-            bits: self.bench.trainer(sharing(self.recipe, bits=bits, zero=False), 3e-4) for bits in self.bits
+            bits: self.bench.trainer(sharing(self.recipe, bits=bits, zero=False), 3e-4)
+            for bits in self.curve_bits
         }
-        self.train_thin = {f: self.bench.trainer(thinning(self.recipe, f)) for f in self.fractions}
-
-    @property
-    def curve(self) -> bool:
-        """Whether the curves of Figure 6 are drawn for this network."""
-        return self.bench.name in self.config.curves
-
-    @property
-    def bits(self) -> tuple[int, ...]:
-        """Widths that quantization alone is measured at."""
-        return (8, 6, 4, 3, 2, 1) if self.curve else (8, 2)
-
-    @property
-    def fractions(self) -> tuple[float, ...]:
-        """Ranks that SVD alone is measured at, as fractions of the full one."""
-        return (0.3, 0.15, 0.08, 0.04, 0.02) if self.curve else ()
+        self.train_thin = {f: self.bench.trainer(thinning(self.recipe, f)) for f in self.curve_ranks}
 
     def run(self, seed: int, progress: Progress) -> dict[str, dict[str, Any]]:
         """All arms at one seed: arm -> metric -> value; sizes in percent of the float32 network."""
         dense, baseline = self.dense(seed)
-        arms = {"baseline": {"accuracy": baseline}}
-        snapshots, arms["pruned"] = self.pruned(dense, seed)
+        arms: dict[str, dict[str, Any]] = {"baseline": {"accuracy": baseline}}
+        snapshots, arms["pruned"] = self.pruned(dense, seed, progress)
         arms["one_shot"] = self.one_shot(dense)
         arms["both"] = self.both(snapshots, seed)
-        points = list(progress.track(self.bits, f"{self.bench.name}: bits alone"))
-        arms["quantized"] = {"curve": [self.quantized(dense, bits, seed) for bits in points]}
-        arms["svd"] = {"curve": [self.thinned(dense, f, seed) for f in self.fractions]}
+        if self.curve:
+            bits = progress.track(self.curve_bits, f"{self.bench.name}: sharing alone")
+            arms["quantized"] = {"curve": [self.quantized(dense, b, seed) for b in bits]}
+            ranks = progress.track(self.curve_ranks, f"{self.bench.name}: SVD alone")
+            arms["svd"] = {"curve": [self.thinned(dense, f, seed) for f in ranks]}
         for arm in arms.values():
             for point in [arm, *arm.get("curve", ())]:
                 if "accuracy" in point:
@@ -256,11 +258,14 @@ class Network:
         params, _ = self.train_dense(params, State(), seed, self.bench.epochs(self.recipe.epochs))
         return params, self.bench.accuracy(params)
 
-    def pruned(self, dense: Any, seed: int) -> tuple[list[tuple[float, Any]], dict[str, Any]]:
+    def pruned(
+        self, dense: Any, seed: int, progress: Progress
+    ) -> tuple[list[tuple[float, Any]], dict[str, Any]]:
         """Rounds of pruning and retraining: the weights after each, by power, and the arm."""
-        further = 2 if self.curve else 0
+        further = self.config.further if self.curve else 0
         params, snapshots, curve = dense, [], []
-        for r in range(1, self.config.rounds + further + 1):
+        rounds = range(1, self.config.rounds + further + 1)
+        for r in progress.track(rounds, f"{self.bench.name}: rounds of pruning"):
             power = r / self.config.rounds
             t = pruning(self.recipe, power)
             epochs = self.bench.epochs(self.recipe.retrain)
@@ -286,7 +291,8 @@ class Network:
             state = t.init(params)
             untuned = self.bench.accuracy(t.apply(params, state))
             params, state = self.train_both(params, state, seed + 1, self.bench.epochs(self.config.tune))
-            report, identical = self.filed(t.pack(params, state))
+            packed = t.pack(params, state)
+            report, again = self.filed(packed)
             point = {
                 "accuracy": self.bench.accuracy(t.apply(params, state)),
                 "size": 100 / report.huffman_ratio,
@@ -298,7 +304,7 @@ class Network:
                     "untuned_accuracy": untuned,
                     "ratio": report.huffman_ratio,
                     "file_bytes": report.file_bytes,
-                    "identical": float(identical),
+                    "identical": float(self.bench.logits(packed) == self.bench.logits(again)),
                     "layers": self.rows(report),
                 }
         return {**arm, "curve": curve}
@@ -327,15 +333,14 @@ class Network:
         size = 100 * stored_bytes(t.pack(params, state)) / stored_bytes(dense)
         return {"fraction": fraction, "accuracy": self.bench.accuracy(t.apply(params, state)), "size": size}
 
-    def filed(self, packed: Any) -> tuple[Any, bool]:
-        """Writes a file and reads it back: its report, and whether the logits are the same bits."""
+    def filed(self, packed: Any) -> tuple[Any, Any]:
+        """Writes a file and reads it back: its report, and the weights as they are read."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.dc"
             report = write_network(path, packed)
-            again = read_network(path, like=packed)
             if report.file_bytes != path.stat().st_size:
                 raise AssertionError("the report must state the size of the file")
-        return report, self.bench.logits(packed) == self.bench.logits(again)
+            return report, read_network(path, like=packed)
 
     def sparse_size(self, params: Any) -> float:
         """Percent of the size that pruned float32 weights take: values, and gaps as the file codes them."""

@@ -51,7 +51,9 @@ def test_laws(tree, names):
         chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(dense, out), tree.params)
 
     # jit == eager, and a stable state.
-    chex.assert_trees_all_equal_shapes_and_dtypes(state, jax.eval_shape(lambda p: t.init(p, key=KEY), tree.params))
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        state, jax.eval_shape(lambda p: t.init(p, key=KEY), tree.params)
+    )
     under_jit = jax.jit(lambda p, s: dense(t.apply(p, s)))(tree.params, state)
     chex.assert_trees_all_close(dense(weights), under_jit, rtol=0, atol=bound(under_jit))
     grads = jax.tree.map(jnp.ones_like, weights)
@@ -64,7 +66,9 @@ def test_laws(tree, names):
     # The model, lifted, sees those weights: float32 sums of at most 8 terms, in two or three layers.
     plain = tree.fn(dense(packed), tree.x)
     for out in (weights, packed):
-        chex.assert_trees_all_close(lift(tree.fn)(out, tree.x), plain, rtol=0, atol=64 * EPS * float(jnp.max(jnp.abs(plain)) + 1))
+        chex.assert_trees_all_close(
+            lift(tree.fn)(out, tree.x), plain, rtol=0, atol=64 * EPS * float(jnp.max(jnp.abs(plain)) + 1)
+        )
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.is_idempotent])
@@ -82,7 +86,9 @@ def _trained(t, params, state, loss, steps):
 
     def step(carry, i):
         params, state, opt_state = carry
-        grads = jax.grad(lambda p, train: loss(t.apply(p, State(train, state.fixed))), (0, 1))(params, state.train)
+        grads = jax.grad(lambda p, train: loss(t.apply(p, State(train, state.fixed))), (0, 1))(
+            params, state.train
+        )
         updates, opt_state = optimizer.update(grads, opt_state, (params, state.train))
         params, train = optax.apply_updates((params, state.train), updates)
         return (params, t.update(State(train, state.fixed), params, step=i), opt_state), None
@@ -110,7 +116,11 @@ def test_zeros_stay_zero_through_1000_steps(names):
 
     stages = [METHODS[name] for name in names]
     states = [State(*s) for s in zip(state.train, state.fixed, strict=True)] if len(names) > 1 else [state]
-    later = [State(*s) for s in zip(new_state.train, new_state.fixed, strict=True)] if len(names) > 1 else [new_state]
+    later = (
+        [State(*s) for s in zip(new_state.train, new_state.fixed, strict=True)]
+        if len(names) > 1
+        else [new_state]
+    )
     for i, method in enumerate(stages):
         if not method.prunes:
             continue

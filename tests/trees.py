@@ -66,12 +66,17 @@ def _nnx() -> Tree:
 
 def _scanned() -> Tree:
     x = _inputs()
-    return Tree(Scanned().apply, Scanned().init(jax.random.key(0), x), x, lambda t: at("**/kernel", stacked(t)))
+    return Tree(
+        Scanned().apply, Scanned().init(jax.random.key(0), x), x, lambda t: at("**/kernel", stacked(t))
+    )
 
 
 def _plain() -> Tree:
     keys = jax.random.split(jax.random.key(0), 2)
-    params = [(jax.random.normal(keys[0], (FEATURES, 8)), jnp.ones(8)), {"out": jax.random.normal(keys[1], (8, 3))}]
+    params = [
+        (jax.random.normal(keys[0], (FEATURES, 8)), jnp.ones(8)),
+        {"out": jax.random.normal(keys[1], (8, 3))},
+    ]
 
     def fn(p, x):
         (w, b), last = p

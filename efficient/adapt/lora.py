@@ -103,7 +103,9 @@ def lora(rank: int, *, alpha: float | None = None, out_ndim: int = 1, merge: boo
         del stats
         n_in, _ = factored.split_at(value.shape, out_ndim, f"leaf {path!r}")
         if key is None:
-            raise ValueError("key must be given to draw LoRA's factors, got None; call init(params, key=...).")
+            raise ValueError(
+                "key must be given to draw LoRA's factors, got None; call init(params, key=...)."
+            )
         split = value.ndim - out_ndim
         a = jax.random.normal(key, (*value.shape[:split], rank), jnp.float32) / math.sqrt(n_in)
         return State(train={"a": a, "b": jnp.zeros((rank, *value.shape[split:]), jnp.float32)})

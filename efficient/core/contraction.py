@@ -36,7 +36,13 @@ def contraction(site: Any) -> Contraction:
     free = tuple(a for a in range(ndim) if a not in contract[me] and a not in batch[me])
     other_free = site.other.ndim - len(contract[it]) - len(batch[it])
     return Contraction(
-        tuple(contract[me]), tuple(batch[me]), free, tuple(contract[it]), tuple(batch[it]), other_free, me == 0
+        tuple(contract[me]),
+        tuple(batch[me]),
+        free,
+        tuple(contract[it]),
+        tuple(batch[it]),
+        other_free,
+        me == 0,
     )
 
 

@@ -64,11 +64,15 @@ def evaluate(fn: Callable[..., Any], args: Any, kwargs: Any, frame: Frame) -> An
         inner_args, inner_kwargs = jax.tree.unflatten(treedef, full)
         return fn(*inner_args, **inner_kwargs)
 
-    shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) if is_leaf(v) else v for v in (values[i] for i in traced)]
+    shapes = [
+        jax.ShapeDtypeStruct(v.shape, v.dtype) if is_leaf(v) else v for v in (values[i] for i in traced)
+    ]
     closed, out_shape = jax.make_jaxpr(on_traced, return_shape=True)(*shapes)
     jaxpr, consts = open_jaxpr(closed)
     operands = [
-        Tracked(values[i], path_string(pairs[i][0][2:]) or "the argument") if is_leaf(values[i]) else values[i]
+        Tracked(values[i], path_string(pairs[i][0][2:]) or "the argument")
+        if is_leaf(values[i])
+        else values[i]
         for i in traced
     ]
     outs = frame.run(jaxpr, consts, operands)
@@ -97,7 +101,9 @@ class Explanation:
         table = Table("leaf", "consumed by", "in", "how", title="Where each leaf was consumed")
         for c, times in Counter(self.consumptions).items():
             how = f"[red]dense[/red]: {c.reason}" if c.how == "dense" else c.how
-            table.add_row(f"{c.path}\n{c.leaf}", c.primitive + (f" x{times}" if times > 1 else ""), c.where, how)
+            table.add_row(
+                f"{c.path}\n{c.leaf}", c.primitive + (f" x{times}" if times > 1 else ""), c.where, how
+            )
         for path in self.unused:
             table.add_row(path, "[red]nothing[/red]", "", "unused")
         return table
@@ -123,7 +129,9 @@ def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
         return evaluate(fn, rebuilt_args, rebuilt_kwargs, frame)
 
     flat, treedef = jax.tree.flatten((args, kwargs))
-    arrays = [i for i, value in enumerate(flat) if _is_array(value) or isinstance(value, jax.ShapeDtypeStruct)]
+    arrays = [
+        i for i, value in enumerate(flat) if _is_array(value) or isinstance(value, jax.ShapeDtypeStruct)
+    ]
     jax.eval_shape(abstract, *(flat[i] for i in arrays))
     met = {c.path for c in frame.log}
     explanation = Explanation(tuple(frame.log), tuple(p for p in paths if p not in met))

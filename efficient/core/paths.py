@@ -22,7 +22,11 @@ Where = str | re.Pattern[str] | Sequence["Where"] | Callable[[str, Any], bool]
 
 def path_string(keys: tuple[Any, ...]) -> str:
     """The path of a key path of `jax.tree_util`: `(DictKey('a'), GetAttrKey('value'))` is `"a"`."""
-    if len(keys) > 1 and isinstance(keys[-1], jax.tree_util.GetAttrKey) and keys[-1].name in ("value", "raw_value"):
+    if (
+        len(keys) > 1
+        and isinstance(keys[-1], jax.tree_util.GetAttrKey)
+        and keys[-1].name in ("value", "raw_value")
+    ):
         keys = keys[:-1]
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 

@@ -22,6 +22,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 from efficient.core.leaf import is_leaf
 from efficient.core.paths import Where, flatten, matches, no_match
@@ -89,12 +90,13 @@ class Compiled:
         table.columns[0].overflow = table.columns[1].overflow = "fold"
         for row in self.coverage:
             what = row.rule if row.status == "matched" else f"{row.status}: {row.reason}"
-            table.add_row(row.path, row.array, what, decimal(row.dense_bytes), decimal(row.packed_bytes))
+            sizes = decimal(row.dense_bytes), decimal(row.packed_bytes)
+            table.add_row(*map(Text, (row.path, row.array, what, *sizes)))
         table.add_section()
         matched = sum(row.status == "matched" for row in self.coverage)
         words = f"{matched} of {len(self.coverage)} matched"
         table.add_row("total", "", words, decimal(self.dense_bytes), decimal(self.packed_bytes))
-        return Group(table, *self.notes)
+        return Group(table, *map(Text, self.notes))
 
     def __str__(self) -> str:
         return as_text(self)
@@ -113,17 +115,15 @@ class Plan:
         if not self.rules and self.default is None:
             raise ValueError("rules must not be empty, got () and no default; give one of the two.")
 
-    def compile(
-        self, params: Any, *, stats: Any = None, on_refusal: Literal["raise", "skip"] = "raise"
-    ) -> Compiled:
+    def compile(self, params: Any, *, stats: Any = None, on_refusal: str = "raise") -> Compiled:
         """Runs the plan on shapes.
 
         A value that its transform refuses is refused alone where it can be: the transform is asked again for
         each value of the rule.
 
         Args:
-          params: arrays, `jax.ShapeDtypeStruct`s or leaves. Where they are arrays, one array at two paths (tied
-            weights) is recognised: the two are compressed and stored apart, and a warning says so.
+          params: arrays, `jax.ShapeDtypeStruct`s or leaves. Where they are arrays, one array at two paths
+            (tied weights) is recognised: the two are compressed and stored apart, and a warning says so.
           stats: what `init` will be given, or its shapes.
           on_refusal: "raise" lists all refusals in one error; "skip" leaves the refused values dense.
 
@@ -135,10 +135,9 @@ class Plan:
             raise ValueError(f"on_refusal must be 'raise' or 'skip', got {on_refusal!r}; choose one.")
         by_path = flatten(params)[0]
         scopes = self._scopes(by_path)
-        shapes = {path: _shape(value) for path, value in by_path.items()}
         parts, packed, refused = [], {}, {}
         for name, (own, transform) in scopes.items():
-            made, refusals = _probe(transform, {path: shapes[path] for path in own}, stats, name)
+            made, refusals = _probe(transform, {path: by_path[path] for path in own}, stats, name)
             packed.update(made)
             refused.update(refusals)
             if made:
@@ -146,8 +145,8 @@ class Plan:
         if refused and on_refusal == "raise":
             lines = "".join(f"\n  {path}: {reason}" for path, reason in refused.items())
             raise ValueError(
-                f"transforms must accept the values of their rules, got {len(refused)} refused; exclude them, or "
-                f'pass on_refusal="skip":{lines}'
+                f"transforms must accept the values of their rules, got {len(refused)} refused; exclude "
+                f'them, or pass on_refusal="skip":{lines}'
             )
         rule_of = {path: name for name, (own, _) in scopes.items() for path in own}
         rows = [
@@ -208,18 +207,13 @@ def _takes_nothing(
         return f"{name}: {no_match(rule.where, by_path, rule.exclude)}"
     earlier = [path for path in want if path in taken]
     if not earlier:
-        found = f"{want[0]} ({array_words(by_path[want[0]])})"
-        return f"{name} must match a floating value, got {rule.where!r} that matches {found} alone; drop the rule."
+        found = ", ".join(f"{path} ({array_words(by_path[path])})" for path in want[:3])
+        return f"{name} must match a floating value, got {rule.where!r} that matches {found}; drop the rule."
     by = ", ".join(dict.fromkeys(taken[path] for path in earlier))
     return (
         f"{name} must match a value that no earlier rule takes, got {rule.where!r}, whose matches {by} takes "
         f"({', '.join(earlier[:3])}{', ...' if earlier[3:] else ''}); put it first, or drop it."
     )
-
-
-def _shape(value: Any) -> Any:
-    """`value` with shapes for arrays."""
-    return jax.eval_shape(lambda: value) if is_float(value) and not is_leaf(value) else value
 
 
 def _probe(
@@ -249,20 +243,18 @@ def _probe(
 
 
 def _packed(transform: Transform, own: dict[str, Any], stats: Any) -> dict[str, Any]:
-    """The shapes of what `pack` makes of values, once the transform has been found to keep its contract."""
+    """The shapes of what `pack` makes of values; it must keep what they stand for."""
 
     def run(params: Any, given: Any, key: Key) -> Any:
-        state = transform.init(params, stats=given, key=key)
-        return transform.apply(params, state), transform.pack(params, state)
+        return transform.pack(params, transform.init(params, stats=given, key=key))
 
     key = jax.eval_shape(lambda: jax.random.key(0))  # a shape: nothing is drawn
-    for made in (both := jax.eval_shape(run, own, _scoped(stats, own), key)):
-        for path, value in own.items():
-            if (made[path].shape, made[path].dtype) != (value.shape, value.dtype):
-                raise ValueError(
-                    f"transform must keep {array_words(value)} of {path!r}, got {array_words(made[path])}; mend it."
-                )
-    return both[1]
+    packed = jax.eval_shape(run, own, _scoped(stats, own), key)
+    for path, value in own.items():
+        expected, got = array_words(value), array_words(packed[path])
+        if got != expected:
+            raise ValueError(f"transform must keep {path!r} {expected}, got {got}; mend the transform.")
+    return packed
 
 
 def _scoped(stats: Any, own: Any) -> Any:
@@ -275,7 +267,11 @@ def _side_by_side(parts: Sequence[tuple[frozenset[str], Transform]]) -> Transfor
 
     Unlike in a chain none sees what another has made, so that gradients need no pulling back.
     """
-    scoped = [at(lambda path, _, own=own: path in own, transform) for own, transform in parts]
+
+    def scope(own: frozenset[str], transform: Transform) -> Transform:
+        return at(lambda path, value: path in own, transform)
+
+    scoped = [scope(own, transform) for own, transform in parts]
 
     def states(state: State) -> list[State]:
         return [State(*pair) for pair in zip(state.train, state.fixed, strict=True)]
@@ -321,8 +317,8 @@ def _ties(by_path: Mapping[str, Any], packed: Mapping[str, Any]) -> tuple[str, .
         if isinstance(value, jax.Array | np.ndarray) or is_leaf(value):
             paths_of.setdefault(id(value), []).append(path)
     return tuple(
-        f"{' and '.join(paths)} are one array: the plan compresses and stores them apart; tie them in the model "
-        "if they are to stay one."
+        f"{' and '.join(paths)} are one array: the plan compresses and stores them apart; tie them in the "
+        "model if they are to stay one."
         for paths in paths_of.values()
         if len(paths) > 1 and any(path in packed for path in paths)
     )

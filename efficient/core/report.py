@@ -1,4 +1,4 @@
-"""Report: what packing did to a model: bytes by value, multiply-accumulates, and the time that was measured."""
+"""Report: what packing did to a model: bytes by value, multiply-accumulates, measured time."""
 
 import dataclasses
 from collections.abc import Callable
@@ -55,7 +55,8 @@ class Report:
     def verdict(self) -> str:
         """What the times say, in a sentence."""
         dense_ms, packed_ms = self.times.first.median_ms, self.times.second.median_ms
-        times = f"packed takes {packed_ms:.3g} ms and dense {dense_ms:.3g} ms at {self.arguments or 'no arguments'}"
+        where = self.arguments or "no arguments"
+        times = f"packed takes {packed_ms:.3g} ms and dense {dense_ms:.3g} ms at {where}"
         if self.slower:
             return f"It got slower: {times}."
         if self.times.ratio_quartiles[0] > 1:
@@ -71,7 +72,7 @@ class Report:
             rows.append(Size(path=f"{len(kept)} of the same size", dense_bytes=same, packed_bytes=same))
         table.columns[0].overflow = "fold"
         for size in rows:
-            table.add_row(size.path, *_bytes(size.dense_bytes, size.packed_bytes))
+            table.add_row(Text(size.path), *_bytes(size.dense_bytes, size.packed_bytes))
         table.add_section()
         table.add_row("total", *_bytes(self.dense_bytes, self.packed_bytes))
         macs = f"MACs: dense {self.dense_macs:,}, packed {self.packed_macs:,}."

@@ -88,7 +88,10 @@ def chain(*transforms: Transform) -> Transform:
     """
 
     def stages(state: State) -> list[tuple[Transform, State]]:
-        return [(t, State(*s)) for t, s in zip(transforms, zip(state.train, state.fixed, strict=True), strict=True)]
+        return [
+            (t, State(*s))
+            for t, s in zip(transforms, zip(state.train, state.fixed, strict=True), strict=True)
+        ]
 
     def joined(states: list[State]) -> State:
         return State(tuple(s.train for s in states), tuple(s.fixed for s in states))
@@ -96,7 +99,9 @@ def chain(*transforms: Transform) -> Transform:
     def init(params: Any, *, stats: Any = None, key: Key | None = None) -> State:
         states = []
         for i, t in enumerate(transforms):
-            states.append(t.init(params, stats=stats, key=None if key is None else jax.random.fold_in(key, i)))
+            states.append(
+                t.init(params, stats=stats, key=None if key is None else jax.random.fold_in(key, i))
+            )
             params = t.apply(params, states[-1])
         return joined(states)
 
@@ -191,11 +196,13 @@ def stacked(transform: Transform) -> Transform:
             raise ValueError(
                 f"stacked values must share their first axis (the layers), got {sizes!r}; scope them with at(...)."
             )
-        return next(iter(sizes.values()))
+        return int(next(iter(sizes.values())) or 0)
 
     def init(params: Any, *, stats: Any = None, key: Key | None = None) -> State:
-        keys = None if key is None else jax.random.split(key, layers(params))
-        layers(params)
+        count = layers(params)
+        keys = None if key is None else jax.random.split(key, count)
+        if stats is not None:
+            stats = {path: stats[path] for path in flatten(params)[0] if path in stats}
         return jax.vmap(lambda p, s, k: transform.init(p, stats=s, key=k))(params, stats, keys)
 
     def update(state: State, params: Any, *, grads: Any = None, step: Any) -> State:
@@ -244,7 +251,9 @@ def per_leaf(
     def entry(state: State, path: str) -> State:
         if path not in state.train and path not in state.fixed:
             known = ", ".join(sorted({*state.train, *state.fixed})[:4])
-            raise ValueError(f"params must be those of init, got a new path {path!r}; the state knows {known}.")
+            raise ValueError(
+                f"params must be those of init, got a new path {path!r}; the state knows {known}."
+            )
         return State(state.train.get(path, ()), state.fixed.get(path, ()))
 
     def gathered(states: Mapping[str, State]) -> State:

@@ -4,7 +4,7 @@ Source: Han, Mao and Dally, 2016, arXiv:1510.00149, sections 2 to 4; the bytes a
 """
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ from efficient.quantize import CodebookLeaf
 
 
 def write_network(
-    path: str | os.PathLike[str], packed: Any, *, index_bits: int | str = "best"
+    path: str | os.PathLike[str], packed: Any, *, index_bits: int | Literal["best"] = "best"
 ) -> coding.Report:
     """Writes packed params to a file, atomically: codebook leaves as shared weights, arrays as they are.
 
@@ -69,8 +69,8 @@ def _tensor(name: str, value: Any) -> coding.Shared | coding.Dense:
         return coding.Dense(np.asarray(value))
     if not isinstance(value, CodebookLeaf) or value.codebook.ndim != 1:
         raise ValueError(
-            f"value {name!r} must be an array or an unstacked CodebookLeaf, got {type(value).__name__} of shape "
-            f"{value.shape}; pack it with codebook(...), or make it dense."
+            f"value {name!r} must be an array or an unstacked CodebookLeaf, got {type(value).__name__} of "
+            f"shape {value.shape}; pack it with codebook(...), or make it dense."
         )
     entries = np.asarray(value.codebook).astype(jnp.dtype(value.dtype))
     indices = np.asarray(value.indices).astype(np.int32)

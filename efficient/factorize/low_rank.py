@@ -85,7 +85,9 @@ def low_rank(rank: int | float, *, out_ndim: int = 1) -> Transform:
         if isinstance(rank, float):
             return max(1, round(rank * full))
         if rank > full:
-            raise ValueError(f"rank must be at most {full} for {path!r}, got {rank}; lower it or exclude the leaf.")
+            raise ValueError(
+                f"rank must be at most {full} for {path!r}, got {rank}; lower it or exclude the leaf."
+            )
         return rank
 
     def init(value: jax.Array, *, path: str, stats: Any, key: Any) -> State:

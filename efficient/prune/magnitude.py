@@ -56,7 +56,9 @@ def magnitude(
         del stats, key
         scores = {path: _score(value) for path, value in flatten(params)[0].items() if is_float(value)}
         if not scores:
-            raise ValueError("params must have a floating leaf to prune, got none; check the pattern that scopes it.")
+            raise ValueError(
+                "params must have a floating leaf to prune, got none; check the pattern that scopes it."
+            )
         return State(train={}, fixed=masks_of(scores, sparsity(0) if callable(sparsity) else sparsity))
 
     def update(state: State, params: Any, *, grads: Any = None, step: Any) -> State:
@@ -75,7 +77,9 @@ def magnitude(
 
     def apply(params: Any, state: State) -> Any:
         by_path, treedef = flatten(params)
-        new = {p: masked(dense_value(v), state.fixed[p]) if p in state.fixed else v for p, v in by_path.items()}
+        new = {
+            p: masked(dense_value(v), state.fixed[p]) if p in state.fixed else v for p, v in by_path.items()
+        }
         return unflatten(treedef, new)
 
     return Transform(init, update, apply, apply)

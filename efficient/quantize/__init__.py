@@ -2,7 +2,14 @@
 
 from efficient.quantize.codebook import CodebookLeaf, codebook
 from efficient.quantize.kmeans import Clustering, initial_centroids, kmeans, nearest, optimal_centroids
-from efficient.quantize.linear import QuantizedLeaf, absmax_scale, fake_quantize, integers, linear, round_through
+from efficient.quantize.linear import (
+    QuantizedLeaf,
+    absmax_scale,
+    fake_quantize,
+    integers,
+    linear,
+    round_through,
+)
 
 __all__ = [
     "Clustering",

@@ -43,7 +43,9 @@ class CodebookLeaf(Leaf):
         """Sliceable: a codebook shared by all layers is repeated."""
         if self.codebook.ndim > 1:
             return super().stack(length)
-        return dataclasses.replace(self, codebook=jnp.broadcast_to(self.codebook, (length, *self.codebook.shape)))
+        return dataclasses.replace(
+            self, codebook=jnp.broadcast_to(self.codebook, (length, *self.codebook.shape))
+        )
 
     def _rearranged(self, site: Any) -> Any:
         """Rule: what moves weights about moves their indices."""

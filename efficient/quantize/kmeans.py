@@ -40,12 +40,13 @@ def initial_centroids(
     """
     flat = values.ravel().astype(jnp.float32)
     inside = jnp.ones(flat.shape, bool) if include is None else include.ravel()
-    ordered = jnp.sort(jnp.where(inside, flat, jnp.inf))
     count = jnp.maximum(jnp.sum(inside, dtype=jnp.int32), 1)
     if initialisation == "linear":
-        low, high = ordered[0], ordered[count - 1]
+        low, high = jnp.min(jnp.where(inside, flat, jnp.inf)), jnp.max(jnp.where(inside, flat, -jnp.inf))
         start = low + (high - low) * jnp.linspace(0.0, 1.0, k, dtype=jnp.float32)
-    elif initialisation == "density":
+        return jnp.where(jnp.any(inside), start, 0.0)
+    ordered = jnp.sort(jnp.where(inside, flat, jnp.inf))
+    if initialisation == "density":
         quantiles = (jnp.arange(k, dtype=jnp.float32) + 0.5) / k
         start = ordered[jnp.minimum((quantiles * count).astype(jnp.int32), count - 1)]
     elif initialisation == "random":
@@ -53,7 +54,9 @@ def initial_centroids(
             raise ValueError("key must be given for random centroids, got None; call init(params, key=...).")
         start = jnp.sort(ordered[jax.random.randint(key, (k,), 0, count)])
     else:
-        raise ValueError(f"initialisation must be 'linear', 'density' or 'random', got {initialisation!r}; choose one.")
+        raise ValueError(
+            f"initialisation must be 'linear', 'density' or 'random', got {initialisation!r}; choose one."
+        )
     return jnp.where(jnp.any(inside), start, 0.0)
 
 

@@ -113,7 +113,9 @@ class QuantizedLeaf(Leaf):
         scale, starts = self.scale, site.operands[1:]
         for axis in cut:
             if scale.shape[axis] != 1:
-                scale = jax.lax.dynamic_slice_in_dim(scale, starts[axis], site.params["slice_sizes"][axis], axis)
+                scale = jax.lax.dynamic_slice_in_dim(
+                    scale, starts[axis], site.params["slice_sizes"][axis], axis
+                )
         return dataclasses.replace(self, values=site.bind(self.values), scale=scale)
 
     def broadcast_in_dim(self, site: Any) -> "QuantizedLeaf":
@@ -147,9 +149,7 @@ def _round_through_jvp(primals: Any, tangents: Any) -> Any:
     return round_through(*primals), tangents[0]
 
 
-def absmax_scale(
-    value: Float[Array, "*shape"], *, bits: int, axis: int | None
-) -> Float[Array, "*ones"]:
+def absmax_scale(value: Float[Array, "*shape"], *, bits: int, axis: int | None) -> Float[Array, "*ones"]:
     """The smallest scale that clips nothing: max |value| / (2^(bits-1) - 1), keeping the axes; 1 where all is zero.
 
     Args:
@@ -197,7 +197,9 @@ def linear(bits: int = 8, *, axis: int | None = -1) -> Transform:
     Source: module docstring. *Differs:* the range is narrow, [-127, 127] at 8 bits, so that it is symmetric.
     """
     if not 2 <= bits <= 8:
-        raise ValueError(f"bits must be from 2 to 8, got {bits!r}; one sign and at least one level are needed.")
+        raise ValueError(
+            f"bits must be from 2 to 8, got {bits!r}; one sign and at least one level are needed."
+        )
 
     def scale_of(value: jax.Array) -> jax.Array:
         return jax.lax.stop_gradient(absmax_scale(value.astype(jnp.float32), bits=bits, axis=axis))
@@ -221,4 +223,3 @@ def linear(bits: int = 8, *, axis: int | None = -1) -> Transform:
         return QuantizedLeaf(values=values, scale=scale, out_dtype=value.dtype)
 
     return per_leaf(init=init, apply=apply, pack=pack)
-

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from efficient.core.lift import lift
@@ -53,6 +54,6 @@ def classifier(model: nn.Module) -> Classifier:
     return Classifier(loss, score)
 
 
-def pixels(images: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
+def pixels(images: Shaped[Array | np.ndarray, "*shape"]) -> Float[Array, "*shape"]:
     """Images for a model: uint8 becomes float32 in [0, 1]; floating values stay."""
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    return jnp.asarray(images, jnp.float32) / 255 if images.dtype == jnp.uint8 else jnp.asarray(images)

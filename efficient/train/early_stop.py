@@ -7,7 +7,6 @@ without improvement.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +15,7 @@ class EarlyStop:
 
     metric: str  # a column of the history, such as "eval/accuracy"
     patience: int  # rows without improvement, >= 1
-    better: Literal["higher", "lower"]  # which way the metric improves
+    better: str  # "higher" or "lower": which way the metric improves
     min_change: float = 0.0  # an improvement is more than this, in the metric's unit, >= 0
 
     def __post_init__(self) -> None:

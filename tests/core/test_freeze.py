@@ -15,9 +15,13 @@ TREE = Trainable(
 
 def test_paths_say_which_of_the_pair():
     found = trainable(TREE, frozen="params/**/kernel")
-    assert found == Trainable({"dense": {"kernel": False, "bias": True}, "norm": {"scale": True}}, {"dense/kernel": True})
+    assert found == Trainable(
+        {"dense": {"kernel": False, "bias": True}, "norm": {"scale": True}}, {"dense/kernel": True}
+    )
     found = trainable(TREE, frozen=("params/norm/*", "train/**"))
-    assert found == Trainable({"dense": {"kernel": True, "bias": True}, "norm": {"scale": False}}, {"dense/kernel": False})
+    assert found == Trainable(
+        {"dense": {"kernel": True, "bias": True}, "norm": {"scale": False}}, {"dense/kernel": False}
+    )
 
 
 def test_a_frozen_value_has_no_update_no_decay_and_no_memory():
@@ -33,12 +37,17 @@ def test_a_frozen_value_has_no_update_no_decay_and_no_memory():
 
 
 def test_a_leaf_is_frozen_whole_and_a_predicate_sees_it():
-    tree = {"a": ScaledLeaf(codes=jnp.ones(2), scale=jnp.ones(()), out_dtype=jnp.dtype("float32")), "b": jnp.ones(2)}
+    tree = {
+        "a": ScaledLeaf(codes=jnp.ones(2), scale=jnp.ones(()), out_dtype=jnp.dtype("float32")),
+        "b": jnp.ones(2),
+    }
     optimizer = freeze(lambda path, value: isinstance(value, ScaledLeaf), optax.sgd(1.0))
     updates, _ = optimizer.update(tree, optimizer.init(tree), tree)
     assert [float(jnp.sum(v)) for v in jax.tree.leaves(updates)] == [0, 0, -2]
 
 
 def test_freezing_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"pattern must match .* got 'params/\*\*/kernels' .*'params/dense/kernel'"):
+    with pytest.raises(
+        ValueError, match=r"pattern must match .* got 'params/\*\*/kernels' .*'params/dense/kernel'"
+    ):
         freeze("params/**/kernels", optax.sgd(1.0)).init(TREE)

@@ -24,12 +24,16 @@ def quantized(shape, axis=-1):
     """One scale a channel, along `axis`; one scale in all where it is None."""
     ones = [n if axis is not None and i == axis % len(shape) else 1 for i, n in enumerate(shape)]
     values = jax.random.randint(KEY, shape, -127, 128).astype(jnp.int8)
-    return QuantizedLeaf(values=values, scale=jax.random.uniform(KEY, ones) / 64, out_dtype=jnp.dtype("float32"))
+    return QuantizedLeaf(
+        values=values, scale=jax.random.uniform(KEY, ones) / 64, out_dtype=jnp.dtype("float32")
+    )
 
 
 def shared(shape):
     indices = jax.random.randint(KEY, shape, 0, 8).astype(jnp.uint8)
-    return CodebookLeaf(codebook=jax.random.normal(KEY, (8,)), indices=indices, out_dtype=jnp.dtype("float32"))
+    return CodebookLeaf(
+        codebook=jax.random.normal(KEY, (8,)), indices=indices, out_dtype=jnp.dtype("float32")
+    )
 
 
 def low(shape, out_ndim=1, rank=2):
@@ -42,7 +46,12 @@ def low(shape, out_ndim=1, rank=2):
 def adapted(shape, out_ndim=1):
     change = low(shape, out_ndim)
     return LoRALeaf(
-        base=quantized(shape), a=change.u, b=change.v, scale=0.5, out_ndim=out_ndim, out_dtype=change.out_dtype
+        base=quantized(shape),
+        a=change.u,
+        b=change.v,
+        scale=0.5,
+        out_ndim=out_ndim,
+        out_dtype=change.out_dtype,
     )
 
 
@@ -177,7 +186,9 @@ class TestLayouts:
         model = nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=8)
         params = model.init(KEY, x)
         packed = jax.tree.map(lambda w: low(w.shape, 2) if w.ndim == 3 and w.shape[0] == 8 else w, params)
-        assert any(isinstance(v, LowRankLeaf) for v in jax.tree.leaves(packed, is_leaf=lambda v: hasattr(v, "dense")))
+        assert any(
+            isinstance(v, LowRankLeaf) for v in jax.tree.leaves(packed, is_leaf=lambda v: hasattr(v, "dense"))
+        )
         out = lift(model.apply, strict=True)(packed, x)
         want = model.apply(dense(packed), x)
         chex.assert_trees_all_close(out, want, rtol=0, atol=1024 * EPS * float(jnp.max(jnp.abs(want))))
@@ -296,7 +307,9 @@ class TestLift:
         params = {"used": quantized((6, 5)), "idle": quantized((6, 5)), "plain": X}
         explanation = explain(lambda p, x: x @ p["used"], params, X)
         assert explanation.unused == ("idle",)
-        assert [(c.path, c.primitive, c.how) for c in explanation.consumptions] == [("used", "dot_general", "rule")]
+        assert [(c.path, c.primitive, c.how) for c in explanation.consumptions] == [
+            ("used", "dot_general", "rule")
+        ]
         assert "dot_general" in capsys.readouterr().out
         assert "used" in str(explanation)
 
@@ -308,5 +321,7 @@ class TestLift:
         jax.tree_util.register_dataclass(Wrong, ["values", "scale"], ["out_dtype"])
         weight = quantized((6, 5))
         wrong = Wrong(values=weight.values, scale=weight.scale, out_dtype=weight.out_dtype)
-        with pytest.raises(TypeError, match=r"rule Wrong\.dot_general must return float32\[4,5\], got float32\[1, 1\]"):
+        with pytest.raises(
+            TypeError, match=r"rule Wrong\.dot_general must return float32\[4,5\], got float32\[1, 1\]"
+        ):
             lift(lambda w, x: x @ w)(wrong, X)

@@ -1,6 +1,7 @@
-"""A run that kills itself: `python killed_run.py FOLDER EVENT COUNT` dies at the COUNT-th EVENT inside FOLDER.
+"""A run that kills itself: `killed_run.py FOLDER EVENT COUNT` dies at the COUNT-th EVENT inside FOLDER.
 
-Events are those of `sys.addaudithook`, raised *before* the file system is touched: os.rename, os.rmdir, ... or any.
+Events are those of `sys.addaudithook`, raised *before* the file system is touched: os.rename, os.rmdir, ...
+or any.
 """
 
 import os

@@ -81,11 +81,19 @@ def killed(tmp_path_factory):
         folder = tmp_path_factory.mktemp("killed")
         command = [sys.executable, "-m", "tests.train.killed_run", str(folder), event, str(count)]
         with (folder.parent / f"{folder.name}.log").open("w") as log:
-            started[name] = folder, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log), count
-    return {name: (folder, process.wait(timeout=120), count) for name, (folder, process, count) in started.items()}
+            started[name] = (
+                folder,
+                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log),
+                count,
+            )
+    return {
+        name: (folder, process.wait(timeout=120), count) for name, (folder, process, count) in started.items()
+    }
 
 
-@pytest.mark.parametrize("moment", ["before the second is put in its place", "while the first is removed", "at random"])
+@pytest.mark.parametrize(
+    "moment", ["before the second is put in its place", "while the first is removed", "at random"]
+)
 def test_a_killed_run_ends_with_the_same_bits(moment, killed, undisturbed):
     folder, code, count = killed[moment]
     assert code == -signal.SIGKILL, (folder.parent / f"{folder.name}.log").read_text()
@@ -136,7 +144,9 @@ def test_every_bit_comes_back(tmp_path):
     checkpoints = Checkpoints(folder=tmp_path / "new" / "folder")
     assert checkpoints.restore(state) is None
     checkpoints.save(state, position=(2, 5), history=rows)
-    like = jax.tree.map(lambda v: v if jnp.issubdtype(v.dtype, jax.dtypes.prng_key) else jnp.ones_like(v), state)
+    like = jax.tree.map(
+        lambda v: v if jnp.issubdtype(v.dtype, jax.dtypes.prng_key) else jnp.ones_like(v), state
+    )
     kept = checkpoints.restore(like)
     assert same_bits(kept.state, state)
     assert not same_bits(kept.state, like)
@@ -168,8 +178,11 @@ def saved(tmp_path_factory):
 def test_a_checkpoint_of_another_run_is_refused(saved):
     folder, state = saved
     other = dataclasses.replace(state, params={**state.params, "w": jnp.zeros((2, 2))})
-    with pytest.raises(ValueError, match=r"0 must be a checkpoint of this run, whose arrays go \['params/w', 'float32', "
-                       r"\[2, 2\]\], got \['params/w', 'float32', \[3\]\]; use another folder"):
+    with pytest.raises(
+        ValueError,
+        match=r"0 must be a checkpoint of this run, whose arrays go \['params/w', 'float32', "
+        r"\[2, 2\]\], got \['params/w', 'float32', \[3\]\]; use another folder",
+    ):
         Checkpoints(folder=folder).restore(other)
     other = dataclasses.replace(state, key=())
     with pytest.raises(ValueError, match=r"this run, which has \d+ arrays, got \d+; use another folder"):
@@ -193,7 +206,9 @@ def test_damaged_facts_are_refused(saved, damage):
     whole = place.read_text()
     place.write_text(damage(json.loads(whole)))
     try:
-        with pytest.raises(ValueError, match=r"0 must be a whole checkpoint, got \w+: .*; remove it, and the run goes"):
+        with pytest.raises(
+            ValueError, match=r"0 must be a whole checkpoint, got \w+: .*; remove it, and the run goes"
+        ):
             Checkpoints(folder=folder).restore(state)
     finally:
         place.write_text(whole)
@@ -203,7 +218,9 @@ def test_damaged_arrays_are_refused(saved):
     folder, state = saved
     for path in (folder / "0" / "arrays").rglob("d/*"):
         path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(ValueError, match=r"(?s)0 must be a whole checkpoint, got \w+: .*; remove it, and the run goes"):
+    with pytest.raises(
+        ValueError, match=r"(?s)0 must be a whole checkpoint, got \w+: .*; remove it, and the run goes"
+    ):
         Checkpoints(folder=folder).restore(state)
 
 

@@ -29,8 +29,8 @@ def gradient(w, b, batch):
 
 
 def test_a_step_by_hand():
-    # One row x = (1, 0, 2), y = 1; w = (.5, -1, 2), b = .25: e = .5 + 4 + .25 - 1 = 3.75, loss = e^2 = 14.0625.
-    # dw = 2 e x = (7.5, 0, 15), db = 7.5; SGD at 0.1: w = (-.25, -1, .5), b = -.5. Every number is exact but 0.1.
+    # One row x = (1, 0, 2), y = 1; w = (.5, -1, 2), b = .25: e = .5 + 4 + .25 - 1 = 3.75, loss = 14.0625.
+    # dw = 2 e x = (7.5, 0, 15), db = 7.5; SGD at 0.1: w = (-.25, -1, .5), b = -.5. Exact, but for 0.1.
     batch = tiny.Batch(np.float32([[1, 0, 2]]), np.float32([1]))
     state, step = begin(identity(), optax.sgd(0.1))
     state, metrics = step(state, batch)
@@ -108,7 +108,9 @@ def test_integers_and_keys_among_the_params_stay():
 def test_frozen_params_stay_and_have_no_memory():
     optimizer = freeze("params/**", optax.adamw(0.1, weight_decay=0.5))
     state, step = begin(tiny.shift(), optimizer)
-    assert sum(np.size(v) for v in jax.tree.leaves(state.opt_state)) == 2 * 4 + 1  # Adam's moments of `train`; count
+    assert (
+        sum(np.size(v) for v in jax.tree.leaves(state.opt_state)) == 2 * 4 + 1
+    )  # Adam's moments of `train`; count
     state, _ = step(state, BATCH)
     chex.assert_trees_all_equal(state.params, tiny.params())
     assert np.all(np.array(state.compress.train["w"]) != 0)
@@ -134,7 +136,9 @@ def test_params_and_an_older_copy_survive_the_donation():
 def test_an_epoch_in_one_call_is_its_steps():
     state, step = begin(tiny.mask(0, 2), optax.adam(0.1), loss=tiny.noisy_loss)
     batches = list(tiny.Stream(length=5))
-    scanned, many = make_epoch(step)(jax.tree.map(jnp.copy, state), jax.tree.map(lambda *v: np.stack(v), *batches))
+    scanned, many = make_epoch(step)(
+        jax.tree.map(jnp.copy, state), jax.tree.map(lambda *v: np.stack(v), *batches)
+    )
     losses = []
     for batch in batches:
         state, metrics = step(state, batch)
@@ -162,7 +166,9 @@ def test_batch_normalization_keeps_running_statistics_and_trains():
             return nn.Dense(1)(x)[:, 0]
 
     def loss(weights, model_state, batch, key):
-        out, new = lift(Net().apply)({"params": weights, **model_state}, batch.x, train=True, mutable=["batch_stats"])
+        out, new = lift(Net().apply)(
+            {"params": weights, **model_state}, batch.x, train=True, mutable=["batch_stats"]
+        )
         return jnp.mean((out - batch.y) ** 2), (new, {})
 
     variables = Net().init(jax.random.key(0), BATCH.x, train=False)
@@ -173,7 +179,9 @@ def test_batch_normalization_keeps_running_statistics_and_trains():
     running = state.model_state["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(running["mean"], 0.1 * BATCH.x.mean(0), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(running["var"], 0.9 + 0.1 * BATCH.x.var(0), rtol=1e-5)
-    moved = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), state.params, variables["params"])
+    moved = jax.tree.map(
+        lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), state.params, variables["params"]
+    )
     assert all(jax.tree.leaves(moved))
 
 
@@ -208,16 +216,27 @@ def test_an_nnx_model_trains_with_its_own_states():
 
 
 def test_a_raw_key_is_refused():
-    with pytest.raises(ValueError, match=r"key must be a typed PRNG key, got dtype\('uint32'\); use jax.random.key"):
+    with pytest.raises(
+        ValueError, match=r"key must be a typed PRNG key, got dtype\('uint32'\); use jax.random.key"
+    ):
         create(tiny.params(), identity(), optax.sgd(0.1), key=jax.random.PRNGKey(0))
 
 
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (lambda w, s, b, k: (b.x @ w["w"], (s, {})), r"loss must return a scalar, got shape \(4,\); take its mean"),
-        (lambda w, s, b, k: (w["b"], ({"n": s["n"], "m": 0.0}, {})), r"model_state must keep its structure .* updated"),
-        (lambda w, s, b, k: (w["b"], ({"n": s["n"] * 1.5}, {})), r"model_state/n must stay int32\[\] over a step, got"),
+        (
+            lambda w, s, b, k: (b.x @ w["w"], (s, {})),
+            r"loss must return a scalar, got shape \(4,\); take its mean",
+        ),
+        (
+            lambda w, s, b, k: (w["b"], ({"n": s["n"], "m": 0.0}, {})),
+            r"model_state must keep its structure .* updated",
+        ),
+        (
+            lambda w, s, b, k: (w["b"], ({"n": s["n"] * 1.5}, {})),
+            r"model_state/n must stay int32\[\] over a step, got",
+        ),
     ],
 )
 def test_a_loss_that_breaks_the_contract_is_refused(loss, message):

@@ -16,10 +16,13 @@ class Place(NamedTuple):
     index: int
 
 
+FIRST = Place(0)
+
+
 class Batch(NamedTuple):
     x: Any
     y: Any
-    resume_at: Place = Place(0)
+    resume_at: Place = FIRST
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,7 @@ class Stream:
     """Batch i is a function of i; `length` batches."""
 
     length: int
-    start: Place = Place(0)
+    start: Place = FIRST
 
     def __iter__(self) -> Iterator[Batch]:
         for i in range(self.start.index, self.length):
@@ -59,7 +62,11 @@ def mask(*kept: int) -> Transform:
     """Keeps the given places of every vector; updates nothing."""
 
     def init(value: Any, *, path: str, stats: Any, key: Any) -> State:
-        return State(fixed=jnp.zeros(value.shape, bool).at[np.array(kept)].set(True) if value.ndim else jnp.ones((), bool))
+        return State(
+            fixed=jnp.zeros(value.shape, bool).at[np.array(kept)].set(True)
+            if value.ndim
+            else jnp.ones((), bool)
+        )
 
     return per_leaf(init=init, apply=lambda v, s: jnp.where(s.fixed, v, 0))
 
