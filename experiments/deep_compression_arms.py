@@ -21,7 +21,6 @@ from efficient.prune import magnitude
 from efficient.quantize import codebook
 from efficient.train import Chunks, classifier, create, evaluate, fit, make_epoch, make_step
 from efficient.train.classify import pixels
-from efficient.train.step import copied
 from experiments.frame import Progress
 
 Trainer = Callable[[Any, State, int, int], tuple[Any, State]]
@@ -161,10 +160,11 @@ class Bench:
         epoch = make_epoch(step) if self.scans else step
 
         def train(params: Any, compress: State, seed: int, epochs: int) -> tuple[Any, State]:
-            state = create(params, transform, optimizer, key=jax.random.key(seed))
-            state = dataclasses.replace(state, compress=copied(compress))
+            state = create(params, transform, optimizer, key=jax.random.key(seed), compress=compress)
             batches = self.batches(seed, epochs)
-            state, _ = fit(state, epoch, batches if self.scans else batches.batches, progress=False, every=10**9)
+            state, _ = fit(
+                state, epoch, batches if self.scans else batches.batches, progress=False, every=10**9
+            )
             return state.params, state.compress
 
         return train
@@ -252,9 +252,8 @@ class Network:
 
     def dense(self, seed: int) -> tuple[Any, float]:
         """The network as it is trained first, and its accuracy."""
-        params = self.bench.model.init(jax.random.key(seed), jnp.zeros((1, *self.bench.data.image_shape)))[
-            "params"
-        ]
+        image = jnp.zeros((1, *self.bench.data.image_shape))
+        params = jax.jit(self.bench.model.init)(jax.random.key(seed), image)["params"]
         params, _ = self.train_dense(params, State(), seed, self.bench.epochs(self.recipe.epochs))
         return params, self.bench.accuracy(params)
 

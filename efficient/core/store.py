@@ -44,9 +44,8 @@ def save(
 ) -> None:
     """Writes `tree` to the folder `path`.
 
-    A save that is killed leaves what was there: nothing, or the tree that it was to replace. JAX arrays on
-    the CPU are written from where they stand; those of an accelerator pass through the host about 1 GB at a
-    time; NumPy arrays are copied once.
+    A save that is killed leaves what was there: nothing, or the tree that it was to replace. JAX arrays are
+    copied to the host about 1 GB at a time (at least one array); NumPy arrays are all copied once.
 
     Args:
       path: a folder on a local disk, one writer at a time. Until the end `.NAME.saving` stands beside it.
@@ -94,7 +93,9 @@ def load(path: str | os.PathLike[str], *, like: Any = None) -> Any:
       path: as given to `save`.
       like: a tree of arrays or `jax.ShapeDtypeStruct`s to restore into: any pytree. Arrays go where those
         of `like` are (their sharding; NumPy arrays stay on the host). Without it arrays go to the default
-        device, and the nodes may be dicts, lists, tuples, None, `State`s and imported leaf classes.
+        device, and the nodes may be dicts, lists, tuples, None, `State`s and imported leaf classes. Arrays
+        for which `like` names a sharding are read straight to it; all others are read to the host first, so
+        that both copies exist for a while.
 
     Returns:
       The tree; the arrays are bit for bit those that were saved.
@@ -139,8 +140,9 @@ def _read_arrays(folder: Path, expected: list[Entry], likes: list[Any]) -> Itera
         if math.prod(entry.shape)
     }
     restored = {}
+    largest = max((math.prod(entry.shape) * entry.dtype.itemsize for entry in expected), default=0)
     if how:
-        with _checkpointer(0) as checkpointer:
+        with _checkpointer(largest) as checkpointer:
             restored = checkpointer.restore(folder, restore_args=how)
     for i, (entry, like, (home, _)) in enumerate(zip(expected, likes, homes, strict=True)):
         if math.prod(entry.shape):
@@ -193,14 +195,13 @@ def _as_stored(array: Any) -> Any:
 
 
 def _checkpointer(largest_bytes: int) -> ocp.Checkpointer:
-    """Orbax's, made to copy no more than about 1 GB at a time from a device, or one array."""
-    gigabytes = 1 + math.ceil(largest_bytes / 1e9)
-    limits = (
-        {"save_concurrent_gb": gigabytes, "save_device_host_concurrent_gb": gigabytes}
-        if largest_bytes
-        else {}
+    """Orbax's, made to have about 1 GB in flight at a time, or the largest array."""
+    limit = 1 + math.ceil(largest_bytes / 1e9)
+    return ocp.Checkpointer(
+        ocp.PyTreeCheckpointHandler(
+            save_concurrent_gb=limit, save_device_host_concurrent_gb=limit, restore_concurrent_gb=limit
+        )
     )
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**limits))
 
 
 def _beside(folder: Path, word: str) -> Path:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
+@jax.jit
 def top_mask(score: Float[Array, "*shape"], keep: int | Int[Array, ""]) -> Bool[Array, "*shape"]:
     """True at the `keep` largest scores: exactly `keep` of them.
 

@@ -46,6 +46,7 @@ def create(
     key: Key,
     model_state: Any = None,
     stats: Any = None,
+    compress: State | None = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -58,6 +59,7 @@ def create(
       key: a typed key (`jax.random.key(seed)`), for `transform.init` and for every step.
       model_state: a pytree of what the model updates itself; None is {}.
       stats: statistics for `transform.init`, as `observe` returns them.
+      compress: the transform's state, where it was made before; None makes it.
 
     Raises:
       ValueError: `key` is not a typed key.
@@ -65,7 +67,8 @@ def create(
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise ValueError(f"key must be a typed PRNG key, got {key.dtype!r}; use jax.random.key(seed).")
     init_key, run_key = jax.random.split(key)
-    compress = transform.init(params, stats=stats, key=init_key)
+    if compress is None:
+        compress = transform.init(params, stats=stats, key=init_key)
     state = TrainState(
         params=params,
         model_state={} if model_state is None else model_state,
