@@ -140,7 +140,7 @@ CLAIMS = (
             unit="x",
             published=RECIPES[name].published_ratio,
             known="paper",
-            rule=f"at least {RECIPES[name].published_ratio}x in file bytes, mean loss at most 0.5 points, and "
+            rule=f"at least {RECIPES[name].published_ratio}x in file bytes, mean loss at most 0.5 points, "
             "the same logits bit for bit",
             check=ratio_claim(name, at_least=RECIPES[name].published_ratio),
         )

@@ -136,7 +136,7 @@ class Bench:
 
     @property
     def scans(self) -> bool:
-        """Whether an epoch is one call; not for convolutions, which XLA runs slowly inside a loop on a CPU."""
+        """Whether an epoch is one call; not for convolutions, which XLA runs slowly inside a loop on CPU."""
         return not any(name.startswith("conv") for name in RECIPES[self.name].layers)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The laws table: one row a method. `test_laws.py` holds every row, and every ordered pair, to all of the laws.
+"""The laws table: one row a method. `test_laws.py` holds every row, and every ordered pair, to all laws.
 
 To add a method: one row in METHODS.
 """

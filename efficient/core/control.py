@@ -200,7 +200,7 @@ def _merged(one: Any, other: Any) -> Any:
 
 
 def _same_statistics(branches: list[Callable[..., Any]], args: Sequence[Any]) -> list[Callable[..., Any]]:
-    """Branches that all hand out the statistics that any of them does; a branch that saw nothing adds nothing."""
+    """Branches that all hand out the statistics that any of them does; who saw nothing adds nothing."""
     shapes: dict[str, Any] = {}
     for branch in branches:
         for path, shape in jax.eval_shape(branch, *args)[1].items():

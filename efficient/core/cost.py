@@ -15,12 +15,12 @@ Source: Williams et al., 2009, doi:10.1145/1498765.1498785, for arithmetic (oper
 import dataclasses
 import functools
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from efficient.core.attribution import Attribution, Tag
 from efficient.core.convention import Kind, charges
@@ -228,12 +228,20 @@ def _is_compressed(value: Any) -> bool:
     return all(hasattr(value, name) for name in ("dense", "nbytes", "shape", "dtype"))
 
 
-def _weights(params: Any) -> tuple[Any, dict[str, Weight], set[str]]:
-    """`params` as shapes, its leaves in order by path, and the paths of those that are no parameters."""
+def _nnx_params(params: Any) -> dict[str, bool]:
+    """By path of an NNX variable, whether it is a parameter; a tree holds one only if NNX is imported."""
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is None:
+        return {}
     variables = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda v: isinstance(v, nnx.Variable))
-    is_param = {
+    return {
         path_string(keys): isinstance(v, nnx.Param) for keys, v in variables if isinstance(v, nnx.Variable)
     }
+
+
+def _weights(params: Any) -> tuple[Any, dict[str, Weight], set[str]]:
+    """`params` as shapes, its leaves in order by path, and the paths of those that are no parameters."""
+    is_param = _nnx_params(params)
     is_linen = isinstance(params, Mapping) and "params" in params
     pairs, treedef = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_compressed)
     shapes, entering, states = [], {}, set()

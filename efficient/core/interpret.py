@@ -190,8 +190,8 @@ class Frame:
         promised = eqn.outvars[0].aval
         if tuple(out.shape) != tuple(promised.shape) or out.dtype != promised.dtype:
             raise TypeError(
-                f"rule {type(tracked.leaf).__name__}.{eqn.primitive.name} must return {promised.str_short()}, "
-                f"got {out.dtype}{list(out.shape)}; this is a bug in that leaf."
+                f"rule {type(tracked.leaf).__name__}.{eqn.primitive.name} must return "
+                f"{promised.str_short()}, got {out.dtype}{list(out.shape)}; this is a bug in that leaf."
             )
         self.note(tracked, eqn, "layout" if isinstance(out, Leaf) else "rule")
         return Tracked(out, tracked.path) if isinstance(out, Leaf) else out

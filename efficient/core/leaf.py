@@ -56,7 +56,7 @@ class Leaf(abc.ABC):
         """The array that this leaf stands for; differentiable in the leaf's float fields."""
 
     def astype(self: L, dtype: Any) -> "L | Any":
-        """The same leaf, standing for an array of `dtype`; `NotImplemented` where it has no `out_dtype` field."""
+        """The same leaf for an array of `dtype`; `NotImplemented` where it has no `out_dtype` field."""
         if not hasattr(self, "out_dtype"):
             return NotImplemented
         return dataclasses.replace(self, out_dtype=jnp.dtype(dtype))  # type: ignore[type-var]
@@ -72,7 +72,7 @@ class Leaf(abc.ABC):
     copy_p = name = copy
 
     def stack(self: L, length: int) -> "L | Any":
-        """This leaf with a leading axis of `length` on every stored array, so that `scan` can slice it.
+        """A leaf like this one, with a leading axis of `length` on every stored array, so that `scan` can slice it.
 
         `NotImplemented` where the leaf cannot be sliced along its first axis. The default serves leaves
         all of whose arrays have that axis already, such as those that `stacked` transforms make.

@@ -15,7 +15,7 @@ class Rows(NamedTuple):
     offset_dims: tuple[int, ...]  # where the row's axes stand in the result
 
     def take(self, table: jax.Array, *, fill: Any = None) -> jax.Array:
-        """The rows of `table`, `[rows, ...]`; `fill` stands for a row out of bounds where the mode says so."""
+        """Rows of `table`, `[rows, ...]`; `fill` stands for a row out of bounds where the mode says so."""
         return jax.lax.gather(
             table,
             self.indices,

@@ -22,7 +22,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from efficient.coding import CorruptFileError
 from efficient.core import sealed_folder
@@ -133,6 +132,8 @@ def _write_arrays(folder: Path, arrays: list[Any]) -> None:
 
 def _read_arrays(folder: Path, expected: list[Entry], likes: list[Any]) -> Iterator[Any]:
     """The arrays in order; each is let go of on the host as soon as it is placed."""
+    import orbax.checkpoint as ocp
+
     homes = [_home(entry, like) for entry, like in zip(expected, likes, strict=True)]
     how = {
         str(i): ocp.ArrayRestoreArgs(sharding=home) if direct else ocp.RestoreArgs(restore_type=np.ndarray)
@@ -194,8 +195,10 @@ def _as_stored(array: Any) -> Any:
     return array if array.dtype.name in _STORED else np.asarray(array).view(np.uint8)
 
 
-def _checkpointer(largest_bytes: int) -> ocp.Checkpointer:
+def _checkpointer(largest_bytes: int) -> Any:
     """Orbax's, made to have about 1 GB in flight at a time, or the largest array."""
+    import orbax.checkpoint as ocp
+
     limit = 1 + math.ceil(largest_bytes / 1e9)
     return ocp.Checkpointer(
         ocp.PyTreeCheckpointHandler(

@@ -194,7 +194,7 @@ def stacked(transform: Transform) -> Transform:
         sizes = {path: v.shape[0] if v.ndim else None for path, v in by_path.items()}
         if len(set(sizes.values())) != 1 or None in sizes.values():
             raise ValueError(
-                f"stacked values must share their first axis (the layers), got {sizes!r}; scope them with at(...)."
+                f"stacked values must share their first axis (the layers), got {sizes!r}; scope with at(...)."
             )
         return int(next(iter(sizes.values())) or 0)
 

@@ -42,7 +42,7 @@ def is_dropped(var: Any) -> bool:
 
 
 def equation_context(eqn: Any) -> contextlib.AbstractContextManager[Any]:
-    """The settings (compute type, XLA metadata, mesh) that an equation was traced under, where there are any."""
+    """The settings (compute type, XLA metadata) that an equation was traced under, where there are any."""
     context = eqn.ctx
     special = getattr(context, "compute_type", None) or getattr(context, "xla_metadata", None)
     return context.manager if special else contextlib.nullcontext()

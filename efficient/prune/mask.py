@@ -40,5 +40,5 @@ def kept_of(size: int, sparsity: float | Float[Array, ""]) -> int | Int[Array, "
 
 
 def masked(value: jax.Array, mask: jax.Array) -> jax.Array:
-    """`value` where the mask is True, +0 elsewhere, whatever stood there; no gradient passes where it is False."""
+    """`value` where the mask is True, +0 elsewhere, whatever stood there; there it has no gradient."""
     return jnp.where(mask, value, jnp.zeros((), value.dtype))

@@ -62,7 +62,7 @@ class CodebookLeaf(Leaf):
     conv_general_dilated = dot_general
 
     def gather(self, site: Any) -> Any:
-        """Rule: rows of an embedding; only theirs are looked up. A row out of bounds is NaN where the mode says so."""
+        """Rule: only the rows asked for are looked up; one out of bounds is NaN where the mode says so."""
         found = rows(site)
         if found is None or self.codebook.ndim > 1:
             return NotImplemented
@@ -72,7 +72,7 @@ class CodebookLeaf(Leaf):
 
 
 def look_up(codebook: jax.Array, indices: jax.Array) -> jax.Array:
-    """`codebook[indices]` (an index out of bounds takes the last entry); its gradient sums over each entry's members."""
+    """`codebook[indices]`, out of bounds the last entry; the gradient sums over each entry's members."""
     return codebook.at[indices].get(mode="clip")
 
 

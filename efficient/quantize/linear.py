@@ -46,7 +46,7 @@ class QuantizedLeaf(Leaf):
         return dataclasses.replace(self, scale=scale)
 
     def dot_general(self, site: Any) -> Any:
-        """Rule: matmul with the integers; the scale meets the result, or the input where it is summed over."""
+        """Rule: matmul with the integers; the scale meets the result, or the input if it is summed over."""
         c = contraction(site)
         varies = {axis for axis, size in enumerate(self.scale.shape) if size != 1}
         values = self.values.astype(self.out_dtype)
@@ -150,7 +150,7 @@ def _round_through_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def absmax_scale(value: Float[Array, "*shape"], *, bits: int, axis: int | None) -> Float[Array, "*ones"]:
-    """The smallest scale that clips nothing: max |value| / (2^(bits-1) - 1), keeping the axes; 1 where all is zero.
+    """The smallest scale that clips nothing, max |value| / (2^(bits-1) - 1), axes kept; 1 where all is zero.
 
     Args:
       value: any shape.
@@ -208,7 +208,7 @@ def linear(bits: int = 8, *, axis: int | None = -1) -> Transform:
         del stats, key
         if axis is not None and not -value.ndim <= axis < value.ndim:
             raise ValueError(
-                f"axis must be one of the {value.ndim} axes of {path!r}, got {axis}; use axis=None for one scale."
+                f"axis must be one of the {value.ndim} axes of {path!r}, got {axis}; axis=None is one scale."
             )
         return State()
 
