@@ -41,14 +41,21 @@ class Recipe(NamedTuple):
     epochs: int  # of dense training
     retrain: int  # epochs after each round of pruning
     published_ratio: float
-    published: Mapping[str, tuple[float, ...]]  # by layer: columns as PAPER_COLUMNS
+    published: Mapping[str, tuple[float, ...]]  # by layer, and their total: the columns below
+
+    def scaled(self, density: float) -> "Recipe":
+        """The recipe with so many times the weights kept, at most all."""
+        layers = {
+            name: layer._replace(kept=min(1.0, layer.kept * density)) for name, layer in self.layers.items()
+        }
+        return self._replace(layers=layers)
 
 
 # Kept %, weight bits P+Q, P+Q+H, index bits P+Q, P+Q+H, rate P+Q %, P+Q+H %: Tables 2 and 3.
 RECIPES: Mapping[str, Recipe] = {
     "lenet_300_100": Recipe(
         {
-            "dense0": Layer("ip1", 0.07, 6),
+            "dense0": Layer("ip1", 0.06, 6),
             "dense1": Layer("ip2", 0.09, 6),
             "classifier": Layer("ip3", 0.26, 6),
         },
@@ -66,7 +73,7 @@ RECIPES: Mapping[str, Recipe] = {
         {
             "conv0": Layer("conv1", 0.66, 8),
             "conv1": Layer("conv2", 0.12, 8),
-            "dense": Layer("ip1", 0.07, 5),
+            "dense": Layer("ip1", 0.06, 5),
             "classifier": Layer("ip2", 0.19, 5),
         },
         epochs=6,
@@ -96,6 +103,7 @@ class Config:
         "lenet_300_100",
     )  # which get the curves of Figure 6
     effort: float = 1.0  # multiplies every number of epochs, > 0
+    density: float = 1.0  # multiplies the fraction of weights that each layer keeps, > 0
     rounds: int = 4  # prunings, each followed by retraining, > 0
     tune: int = 4  # epochs that train the shared values, > 0
     batch_size: int = 64  # images a step, > 0
@@ -106,7 +114,7 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)  # one whole run each
 
     def __post_init__(self) -> None:
-        for name in ("effort", "rounds", "tune", "batch_size"):
+        for name in ("effort", "density", "rounds", "tune", "batch_size"):
             if getattr(self, name) <= 0:
                 raise ValueError(
                     f"{name} must be positive, got {getattr(self, name)!r}; leave it out for the default."
@@ -219,7 +227,8 @@ class Network:
     """One network's arms. Compiled programs are made once and serve every seed."""
 
     def __init__(self, name: str, config: Config) -> None:
-        self.bench, self.recipe, self.config = Bench.make(name, config), RECIPES[name], config
+        self.bench, self.config = Bench.make(name, config), config
+        self.recipe = RECIPES[name].scaled(config.density)
         self.curve = name in config.curves
         self.curve_bits = config.bits if self.curve else ()
         self.curve_ranks = config.ranks if self.curve else ()

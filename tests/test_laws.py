@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from efficient import State, at, chain, dense, lift
+from efficient import State, at, chain, dense, lift, load, save
 from efficient.core.leaf import is_leaf
 from tests.laws import METHODS, PAIRS
 from tests.trees import FEATURES, TREES
@@ -69,6 +69,24 @@ def test_laws(tree, names):
         chex.assert_trees_all_close(
             lift(tree.fn)(out, tree.x), plain, rtol=0, atol=64 * EPS * float(jnp.max(jnp.abs(plain)) + 1)
         )
+
+
+KINDS = [(kind, names) for kind in TREES for names in CHAINS if kind == "linen" or len(names) == 1]
+
+
+@pytest.mark.parametrize(("kind", "names"), KINDS, ids=lambda v: v if isinstance(v, str) else ids(v))
+def test_stored_and_loaded_bit_for_bit(kind, names, tmp_path):
+    """The state goes on training, and the packed weights go on serving, from where they were saved."""
+    tree = TREES[kind]()
+    t = tree.scope(made(names))
+    state = t.init(tree.params, key=KEY)
+    for name, value in (("state", state), ("packed", t.pack(tree.params, state))):
+        save(tmp_path / name, value)
+        again = load(tmp_path / name, like=jax.eval_shape(lambda v=value: v))
+        chex.assert_trees_all_equal_structs(value, again)
+        chex.assert_trees_all_equal_shapes_and_dtypes(value, again)
+        for old, new in zip(jax.tree.leaves(value), jax.tree.leaves(again), strict=True):
+            assert np.asarray(old).tobytes() == np.asarray(new).tobytes()
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.is_idempotent])

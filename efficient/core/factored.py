@@ -86,7 +86,7 @@ def take_rows(site: Any, u: jax.Array, v: jax.Array, out_ndim: int) -> Any:
 
 
 def transpose(site: Any, u: jax.Array, v: jax.Array, out_ndim: int) -> Any:
-    """`(u, v, out_ndim)` of the transposed weight, if inputs and outputs swap whole; else `NotImplemented`."""
+    """`(u, v, out_ndim)` of the transposed weight, if inputs and outputs swap whole."""
     n_in = u.ndim - 1
     perm = tuple(site.params["permutation"])
     outputs, inputs = perm[:out_ndim], perm[out_ndim:]

@@ -72,7 +72,7 @@ class Leaf(abc.ABC):
     copy_p = name = copy
 
     def stack(self: L, length: int) -> "L | Any":
-        """A leaf like this one, with a leading axis of `length` on every stored array, so that `scan` can slice it.
+        """A leaf like this, with a leading axis of `length` on every stored array, for `scan` to slice.
 
         `NotImplemented` where the leaf cannot be sliced along its first axis. The default serves leaves
         all of whose arrays have that axis already, such as those that `stacked` transforms make.

@@ -69,14 +69,11 @@ def undisturbed():
     return killed_run.run(None)
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """Runs that are killed side by side, as starting one takes seconds."""
-    moments = {
-        "before the second is put in its place": ("os.rename", 6),
-        "while the first is removed": ("os.rmdir", 1),
-        "at random": ("any", random.SystemRandom().randrange(1, 75)),
-    }
+@pytest.fixture(scope="module", autouse=True)
+def dying(tmp_path_factory):
+    """Runs that are killed while the other tests go on, as starting one takes seconds."""
+    moments = {"before the second is put in its place": ("os.rename", 6)}
+    moments["at random"] = ("any", random.SystemRandom().randrange(1, 75))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     started = {}
     for name, (event, count) in moments.items():
@@ -88,24 +85,10 @@ def killed(tmp_path_factory):
                 subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log),
                 count,
             )
-    return {
-        name: (folder, process.wait(timeout=120), count) for name, (folder, process, count) in started.items()
-    }
-
-
-@pytest.mark.parametrize(
-    "moment", ["before the second is put in its place", "while the first is removed", "at random"]
-)
-def test_a_killed_run_ends_with_the_same_bits(moment, killed, undisturbed):
-    folder, code, count = killed[moment]
-    assert code == -signal.SIGKILL, (folder.parent / f"{folder.name}.log").read_text()
-    kept = {path.name for path in folder.iterdir() if path.name.isdigit()}
-    if moment != "at random":
-        assert kept == ({"8"} if "second" in moment else {"8", "16"})
-    state, history = killed_run.run(folder)
-    assert same_bits(state, undisturbed[0]), f"killed at event {count}, with {kept}"
-    assert history == undisturbed[1]
-    assert [path.name for path in folder.iterdir()] == ["40"]  # nothing unfinished is left behind
+    yield started
+    for _, process, _ in started.values():
+        process.kill()
+        process.wait()
 
 
 def test_a_run_that_an_exception_ended_goes_on_where_its_checkpoint_was(tmp_path, undisturbed):
@@ -118,6 +101,9 @@ def test_a_run_that_an_exception_ended_goes_on_where_its_checkpoint_was(tmp_path
 
     with pytest.raises(OSError, match="the disk"):
         killed_run.run(tmp_path, stream=BreaksOnce(length=killed_run.STEPS))
+    assert [path.name for path in tmp_path.iterdir()] == ["16"]
+    (tmp_path / "8").mkdir()  # a removal that was cut short, and a checkpoint that was
+    (tmp_path / "24.orbax-checkpoint-tmp" / "arrays").mkdir(parents=True)
     taken = []
 
     class Watched(tiny.Stream):
@@ -130,6 +116,7 @@ def test_a_run_that_an_exception_ended_goes_on_where_its_checkpoint_was(tmp_path
     assert taken == list(range(17, 41))  # rows at 8 and 16 had a checkpoint each
     assert same_bits(state, undisturbed[0])
     assert history == undisturbed[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["40"]  # nothing unfinished is left behind
     again, _ = killed_run.run(tmp_path, stream=Watched(length=killed_run.STEPS))
     assert taken == list(range(17, 41))  # a run that has ended takes no batch
     assert same_bits(again, state)
@@ -234,3 +221,15 @@ def test_out_of_range():
         Checkpoints(folder="x", every_s=-1)
     with pytest.raises(ValueError, match="most must be at least 1, got 0; 2 also keep the one before"):
         Checkpoints(folder="x", most=0)
+
+
+@pytest.mark.parametrize("moment", ["before the second is put in its place", "at random"])
+def test_a_killed_run_ends_with_the_same_bits(moment, dying, undisturbed):
+    folder, process, count = dying[moment]
+    assert process.wait(timeout=120) == -signal.SIGKILL, (folder.parent / f"{folder.name}.log").read_text()
+    kept = {path.name for path in folder.iterdir() if path.name.isdigit()}
+    assert kept == {"8"} or moment == "at random"
+    state, history = killed_run.run(folder)
+    assert same_bits(state, undisturbed[0]), f"killed at event {count}, with {kept}"
+    assert history == undisturbed[1]
+    assert [path.name for path in folder.iterdir()] == ["40"]
