@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 .PHONY: reproduce test lint types bench ledger clean
 
 reproduce: $(SETUP)
-	$(BIN)/python -m experiments.deep_compression
+	$(BIN)/python -m experiments.deep_compression --record=runs/deep_compression/reproduced.json
 
 test: $(SETUP) lint types
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -15,9 +15,7 @@ and `scan`, which add and remove leading axes of every stored array, leave the l
 
 import abc
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -112,16 +110,3 @@ def stored_bytes(tree: Any) -> int:
         v.nbytes if is_leaf(v) else math.prod(jnp.shape(v)) * jnp.result_type(v).itemsize
         for v in jax.tree.leaves(tree, is_leaf=is_leaf)
     )
-
-
-def batched(method: Callable[[Any], jax.Array]) -> Callable[[Any], jax.Array]:
-    """Lets `dense`, written for an unstacked leaf, serve one with leading axes: maps over `leading` of them.
-
-    The leaf must have a property `leading`, the number of leading axes that `vmap` or `stacked` added.
-    """
-
-    @functools.wraps(method)
-    def over_leading(self: Any) -> jax.Array:
-        return method(self) if self.leading == 0 else jax.vmap(lambda one: over_leading(one))(self)
-
-    return over_leading

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from efficient.core.interpret import Consumption, Frame, Tracked
-from efficient.core.leaf import is_leaf, stored_bytes
+from efficient.core.leaf import is_leaf
 from efficient.core.paths import path_string
 from efficient.core.versions import open_jaxpr
 
@@ -145,6 +145,3 @@ def _filled(flat: list[Any], where: list[int], new: Any) -> list[Any]:
     for i, value in zip(where, new, strict=True):
         full[i] = value
     return full
-
-
-__all__ = ["Explanation", "evaluate", "explain", "lift", "stored_bytes"]
