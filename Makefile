@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
 
-.PHONY: reproduce test lint types bench ledger clean
+.PHONY: setup reproduce test lint types bench ledger clean
+
+setup: $(SETUP)
 
 reproduce: $(SETUP)
 	$(BIN)/python -m experiments.deep_compression --record=runs/deep_compression/reproduced.json
 
 test: $(SETUP) lint types
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
@@ -18,6 +20,11 @@ lint: $(SETUP)
 
 types: $(SETUP)
 	$(BIN)/mypy
+
+# Measures; run it on a quiet machine, then commit the records.
+bench: $(SETUP)
+	$(BIN)/python -m experiments.bench_lift
+	$(BIN)/python -m experiments.bench_step
 
 ledger: $(SETUP)
 	$(BIN)/python -m experiments.ledger

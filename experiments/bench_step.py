@@ -1,29 +1,23 @@
-"""How much longer a training step takes under compression than without.
+"""What compression costs a training step: pruning and fake quantization against the plain step.
 
-    python -m experiments.bench_step [--record=PATH] [--rounds=N] [--models=lenet5,resnet20]
+    python -m experiments.bench_step
 
-The step is `efficient.train.make_step` with Adam; the treatment is 90 % magnitude pruning, then int8 fake
-quantization, of every kernel, once with fixed masks and once with masks on a ramp, made anew every 100 steps.
-The arms run in turn within each round, so that a change of the load meets all of them; the figure is
+The step is `efficient.train.make_step` with Adam at the default batch; the treatments are 90 % magnitude pruning,
+then int8 fake quantization, of every kernel, once with fixed masks and once with masks on a ramp, made anew every
+100 steps. The arms run in turn within each round, so that a change of the load meets all of them; the figure is
 the median over rounds of the ratio within a round. Bar: at most 1.15.
 """
 
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 from efficient.core.schedules import cubic_ramp
 from efficient.core.transform import Transform, at, chain, identity
@@ -32,49 +26,53 @@ from efficient.models import zoo
 from efficient.prune import magnitude
 from efficient.quantize import linear
 from efficient.train import classifier, create, make_step
-from experiments.frame import environment
-from experiments.frame.record import write_atomic
+from experiments.frame import Claim, Outcome, Progress, by_seed, column, main
 
 BAR = 1.15
-PLAIN = "plain"
 KERNELS = "**/kernel"
 ARMS: dict[str, Callable[[], Transform]] = {
-    PLAIN: identity,
-    "magnitude, linear": lambda: at(KERNELS, chain(magnitude(0.9), linear(8))),
-    "magnitude on a ramp, linear": lambda: at(
-        KERNELS, chain(magnitude(cubic_ramp(final=0.9, end=10_000), every=100), linear(8))
-    ),
+    "baseline": identity,
+    "fixed_mask": lambda: at(KERNELS, chain(magnitude(0.9), linear(8))),
+    "ramp": lambda: at(KERNELS, chain(magnitude(cubic_ramp(final=0.9, end=10_000), every=100), linear(8))),
 }
-_ROUNDS = flags.DEFINE_integer("rounds", 40, "rounds, in each of which every arm runs once", lower_bound=3)
-_STEPS = flags.DEFINE_integer("steps", 5, "steps that an arm takes a round", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 64, "images a step", lower_bound=1)
-_MODELS = flags.DEFINE_list("models", ["lenet5", "resnet20"], "names of efficient.models.zoo")
-_RECORD = flags.DEFINE_string("record", None, "where to write the JSON record")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Timing:
-    """One model's steps, in milliseconds, and their ratio to the plain step."""
+class Config:
+    """What is timed."""
 
-    model: str  # name in the zoo
-    step_ms: dict[str, float]  # by arm: the median over rounds
-    ratio: dict[str, float]  # by arm but the plain one: the median over rounds of the ratio within a round
-    quartiles: dict[str, tuple[float, float]]  # of the ratio
+    models: tuple[str, ...] = ("lenet5", "resnet20")  # names of efficient.models.zoo
+    rounds: int = 24  # rounds, in each of which every arm runs once, >= 3
+    steps: int = 3  # steps that an arm takes a round, > 0
+    batch: int = 64  # images a step, > 0
+    seeds: tuple[int, ...] = (0,)  # one whole measurement each
+
+    def __post_init__(self) -> None:
+        if self.rounds < 3 or self.steps < 1 or self.batch < 1:
+            raise ValueError(
+                f"rounds must be at least 3, steps and batch positive, got {self.rounds}, {self.steps} and "
+                f"{self.batch}; leave them out for the defaults."
+            )
+
+    @classmethod
+    def smoke(cls) -> "Config":
+        """The same path on the smallest network."""
+        return cls(models=("lenet_300_100",), rounds=3, steps=1, batch=2)
 
 
-def runner(name: str, transform: Transform, *, batch: int) -> Callable[[int], float]:
+def runner(name: str, transform: Transform, config: Config, seed: int) -> Callable[[int], float]:
     """A function that takes a number of steps and returns the seconds that they took; warmed up."""
     model, example = zoo.get(name)
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
     data = Batch(
-        images=draw.random((batch, *example.shape[1:]), np.float32),
-        labels=draw.integers(10, size=batch).astype(np.int32),
-        mask=np.ones(batch, bool),
+        images=draw.random((config.batch, *example.shape[1:]), np.float32),
+        labels=draw.integers(10, size=config.batch).astype(np.int32),
+        mask=np.ones(config.batch, bool),
         resume_at=Position(0, 0),
     )
-    variables: Any = dict(model.init(jax.random.key(0), jnp.zeros(example.shape, example.dtype)))
+    variables: Any = dict(model.init(jax.random.key(seed), jnp.zeros(example.shape, example.dtype)))
     params, optimizer = variables.pop("params"), optax.adam(1e-3)
-    state = create(params, transform, optimizer, key=jax.random.key(1), model_state=variables)
+    state = create(params, transform, optimizer, key=jax.random.key(seed), model_state=variables)
     step = make_step(classifier(model).loss, optimizer, transform)
 
     def seconds(steps: int) -> float:
@@ -89,68 +87,65 @@ def runner(name: str, transform: Transform, *, batch: int) -> Callable[[int], fl
     return seconds
 
 
-def measure(name: str, *, rounds: int, steps: int, batch: int) -> Timing:
-    """Times every arm on one model."""
-    arms = {arm: runner(name, make(), batch=batch) for arm, make in ARMS.items()}
+def timed(name: str, config: Config, seed: int, progress: Progress) -> dict[str, dict[str, float]]:
+    """Every arm on one model: milliseconds a step, and the ratio to the plain step."""
+    arms = {arm: runner(name, make(), config, seed) for arm, make in ARMS.items()}
     taken: dict[str, list[float]] = {arm: [] for arm in arms}
-    for index in track(range(rounds), name, console=Console(stderr=True), transient=True):
-        order = list(arms) if index % 2 == 0 else list(arms)[::-1]
-        for arm in order:
-            taken[arm].append(arms[arm](steps))
-    ratios = {
-        arm: [one / plain for one, plain in zip(taken[arm], taken[PLAIN], strict=True)]
-        for arm in arms
-        if arm != PLAIN
-    }
-    quarters = {arm: statistics.quantiles(values, n=4) for arm, values in ratios.items()}
-    return Timing(
-        model=name,
-        step_ms={arm: 1e3 * statistics.median(values) / steps for arm, values in taken.items()},
-        ratio={arm: statistics.median(values) for arm, values in ratios.items()},
-        quartiles={arm: (values[0], values[2]) for arm, values in quarters.items()},
-    )
-
-
-def table(timings: list[Timing]) -> Table:
-    """What was measured."""
-    made = Table(
-        "model", "arm", "step", "ratio", "quartiles", title=f"Overhead of a training step (bar {BAR})"
-    )
-    for timing in timings:
-        for arm, step_ms in timing.step_ms.items():
-            ratio, quarters = timing.ratio.get(arm), timing.quartiles.get(arm)
-            colour = "green" if ratio is None or ratio <= BAR else "red"
-            made.add_row(
-                timing.model,
-                arm,
-                f"{step_ms:.2f} ms",
-                "" if ratio is None else f"[{colour}]{ratio:.3f}[/]",
-                "" if quarters is None else f"{quarters[0]:.3f} to {quarters[1]:.3f}",
-            )
+    for index in progress.track(range(config.rounds), name):
+        for arm in list(arms)[:: 1 if index % 2 == 0 else -1]:
+            taken[arm].append(arms[arm](config.steps))
+    made: dict[str, dict[str, float]] = {}
+    for arm, values in taken.items():
+        ratios = [one / plain for one, plain in zip(values, taken["baseline"], strict=True)]
+        lower, middle, upper = statistics.quantiles(ratios, n=4)
+        made[arm] = {
+            f"{name}.step_ms": 1e3 * statistics.median(values) / config.steps,
+            f"{name}.ratio": middle,
+            f"{name}.ratio_lower": lower,
+            f"{name}.ratio_upper": upper,
+        }
     return made
 
 
-def main(argv: list[str]) -> None:
-    """Measures, prints, and writes the record."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]!r}")
-    timings = [
-        measure(name, rounds=_ROUNDS.value, steps=_STEPS.value, batch=_BATCH.value) for name in _MODELS.value
-    ]
-    Console().print(table(timings))
-    if _RECORD.value:
-        record = {
-            "bench": "step",
-            "bar": BAR,
-            "rounds": _ROUNDS.value,
-            "steps": _STEPS.value,
-            "batch": _BATCH.value,
-            "timings": [dataclasses.asdict(timing) for timing in timings],
-            "versions": environment.versions(),
-            "device": dataclasses.asdict(environment.device()),
-        }
-        write_atomic(Path(_RECORD.value), json.dumps(record, indent=1) + "\n")
+def run(config: Config, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Times all models: arm -> seed -> `<model>.<metric>` -> value."""
+
+    def one(seed: int, watch: Progress) -> dict[str, dict[str, Any]]:
+        arms: dict[str, dict[str, Any]] = {arm: {} for arm in ARMS}
+        for name in watch.track(config.models, "models"):
+            for arm, values in timed(name, config, seed, watch).items():
+                arms[arm].update(values)
+        return arms
+
+    return by_seed(one, config.seeds, progress=progress)
+
+
+def overhead(arm: str, name: str) -> Callable[[Any], Outcome]:
+    """The ratio of an arm's step to the plain one."""
+
+    def check(metrics: Any) -> Outcome:
+        ratios = column(metrics, arm, f"{name}.ratio")
+        return Outcome.of(ratios, max(ratios.values()) <= BAR)
+
+    return check
+
+
+CLAIMS = tuple(
+    Claim(
+        id=f"step-overhead-{name}-{arm.replace('_', '-')}",
+        paper="efficient, its own bar",
+        metric=f"training step of {name} under pruning ({arm.replace('_', ' ')}) and int8, over the plain step",
+        unit="x",
+        published=f"at most {BAR}",
+        known="recomputed",
+        rule=f"the median ratio is at most {BAR}",
+        check=overhead(arm, name),
+    )
+    for name in Config().models
+    for arm in ARMS
+    if arm != "baseline"
+)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -48,14 +48,13 @@ def contraction(site: Any) -> Contraction:
 
 def spread(values: jax.Array, c: Contraction) -> jax.Array:
     """`values`, with the leaf's axes (1 along those contracted), laid along the axes of the result."""
-    ndim = len(c.batch) + c.other_free + len(c.free)
-    place = c.result_axis()
+    shape = [1] * (len(c.batch) + c.other_free + len(c.free))
+    for axis, place in c.result_axis().items():
+        shape[place] = values.shape[axis]
     kept = (*c.batch, *c.free)
-    moved = jnp.transpose(values, (*kept, *c.contract)).reshape([values.shape[a] for a in kept])
-    shape = [1] * ndim
-    for axis in kept:
-        shape[place[axis]] = values.shape[axis]
-    return moved.reshape(shape)
+    if list(kept) != sorted(kept):  # else only axes of length 1 move
+        values = jnp.transpose(values, (*kept, *c.contract))
+    return jax.lax.reshape(values, shape)
 
 
 def settings(site: Any) -> dict[str, Any]:

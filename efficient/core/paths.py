@@ -65,7 +65,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     parts = []
     for part in pattern.split("/"):
         if part == "**":
-            parts.append("(?:[^/]+/)*")
+            parts.append("(?:[^/]*/)*")
         else:
             parts.append("".join("[^/]*" if c == "*" else re.escape(c) for c in part) + "/")
     return re.compile("".join(parts))

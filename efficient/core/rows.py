@@ -44,6 +44,7 @@ def rows(site: Any) -> Rows | None:
         and tuple(numbers.collapsed_slice_dims) == (0,)
         and tuple(numbers.start_index_map) == (0,)
         and not numbers.operand_batching_dims
+        and site.params.get("fill_value") is None  # a row out of bounds is NaN, as `take` fills it
     )
     if not is_rows:
         return None

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from efficient.core.leaf import is_leaf
-from efficient.core.paths import Where, flatten, no_match, select, unflatten
+from efficient.core.paths import Where, flatten, select, unflatten
 
 Key = jax.Array
 
@@ -267,7 +267,10 @@ def per_leaf(
                 whole = value.dense() if is_leaf(value) else value
                 states[path] = init(whole, path=path, stats=(stats or {}).get(path), key=own_key)
         if not states:
-            raise ValueError(no_match("a floating value", flatten(params)[0]))
+            raise ValueError(
+                f"params must have a floating value to transform, got none in {len(flatten(params)[0])} values; "
+                "check the pattern that scopes it."
+            )
         return gathered(states)
 
     def do_update(state: State, params: Any, *, grads: Any = None, step: Any) -> State:

@@ -42,6 +42,8 @@ def write_network(
 def read_network(path: str | os.PathLike[str], *, like: Any = None) -> Any:
     """Reads params that `write_network` wrote: codebook leaves and arrays, bit for bit.
 
+    An array of a dtype that JAX is not set to hold (int64 by default) comes as NumPy's.
+
     Args:
       path: of the file.
       like: a tree of the same paths (packed, dense or of shapes), in whose structure they are returned; None
@@ -82,7 +84,8 @@ def _tensor(name: str, value: Any) -> coding.Shared | coding.Dense:
 def _value(tensor: coding.Shared | coding.Dense) -> Any:
     """What `_tensor` was given, up to the order of shared values that nobody uses."""
     if isinstance(tensor, coding.Dense):
-        return jnp.asarray(tensor.values)
+        made = jnp.asarray(tensor.values)
+        return made if made.dtype == tensor.values.dtype else tensor.values
     entries, indices = tensor.codebook, tensor.indices
     if tensor.mask is not None:
         entries = np.concatenate([np.zeros(1, entries.dtype), entries])

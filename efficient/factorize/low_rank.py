@@ -38,6 +38,10 @@ class LowRankLeaf(Leaf):
         """`u @ v`."""
         return factored.multiply_out(self.u, self.v, self.out_ndim).astype(self.out_dtype)
 
+    def stack(self, length: int) -> Any:
+        """Sliceable where both factors have the leading axis; factors of the whole stack have not."""
+        return NotImplemented if self.v.ndim == 1 + self.out_ndim else super().stack(length)
+
     def _factors(self) -> tuple[jax.Array, jax.Array, int]:
         return self.u.astype(self.out_dtype), self.v.astype(self.out_dtype), self.out_ndim
 
@@ -78,7 +82,7 @@ def low_rank(rank: int | float, *, out_ndim: int = 1) -> Transform:
 
     Source: module docstring.
     """
-    if isinstance(rank, bool) or rank <= 0 or (isinstance(rank, float) and rank > 1):
+    if isinstance(rank, bool) or not (0 < rank <= 1 if isinstance(rank, float) else rank >= 1):
         raise ValueError(f"rank must be a count from 1 or a fraction in (0, 1], got {rank!r}; choose one.")
 
     def columns(full: int, path: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from efficient.core.paths import flatten, unflatten
+from efficient.core.paths import flatten, map_with_path
 from efficient.core.transform import State, Transform, dense_value, is_float
 from efficient.prune.mask import kept_of, masked, top_mask
 
@@ -34,7 +34,7 @@ def magnitude(
 
     Raises:
       ValueError: at once, `sparsity` outside [0, 1), an unknown `scope`, or `every` below 1; at `init`,
-        no floating leaf.
+        no floating leaf; at `apply`, a floating leaf that `init` was not given.
 
     Source: module docstring.
     """
@@ -68,7 +68,7 @@ def magnitude(
         by_path = flatten(params)[0]
 
         def again(masks: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            scores = {p: jnp.where(mask, _score(by_path[p]), -1.0) for p, mask in masks.items()}
+            scores = {p: jnp.where(mask, _score(by_path[p]), -jnp.inf) for p, mask in masks.items()}
             made = masks_of(scores, sparsity(step))
             return {p: made[p] & mask for p, mask in masks.items()}
 
@@ -76,18 +76,22 @@ def magnitude(
         return State(state.train, fixed)
 
     def apply(params: Any, state: State) -> Any:
-        by_path, treedef = flatten(params)
-        new = {
-            p: masked(dense_value(v), state.fixed[p]) if p in state.fixed else v for p, v in by_path.items()
-        }
-        return unflatten(treedef, new)
+        def one(path: str, value: Any) -> Any:
+            if not is_float(value):
+                return value
+            if path not in state.fixed:
+                raise ValueError(f"params must be those of init, got a new path {path!r}; make a new state.")
+            return masked(dense_value(value), state.fixed[path])
+
+        return map_with_path(one, params)
 
     return Transform(init, update, apply, apply)
 
 
 def _score(value: Any) -> jax.Array:
-    """|w| in float32."""
-    return jnp.abs(dense_value(value).astype(jnp.float32))
+    """|w| in float32; NaN is -1, which goes before all numbers."""
+    score = jnp.abs(dense_value(value).astype(jnp.float32))
+    return jnp.where(jnp.isnan(score), -1.0, score)
 
 
 def _split_like(flat: jax.Array, like: dict[str, jax.Array]) -> dict[str, jax.Array]:

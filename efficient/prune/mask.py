@@ -20,13 +20,9 @@ def top_mask(score: Float[Array, "*shape"], keep: int | Int[Array, ""]) -> Bool[
       >>> top_mask(jnp.array([3.0, 1.0, 3.0, jnp.nan, 2.0]), 2).tolist()
       [True, False, True, False, False]
     """
-    flat = score.ravel()
-    flat = jnp.where(jnp.isnan(flat), -jnp.inf, flat)
-    threshold = jnp.sort(flat, descending=True)[jnp.maximum(keep - 1, 0)]
-    above, tied = flat > threshold, flat == threshold
-    seats = keep - jnp.sum(above, dtype=jnp.int32)
-    mask = above | (tied & (jnp.cumsum(tied, dtype=jnp.int32) <= seats))
-    return (mask & (jnp.asarray(keep) > 0)).reshape(score.shape)
+    order = jnp.argsort(-score.ravel(), stable=True)  # NaN sorts after everything
+    rank_is_low = jnp.arange(score.size) < keep
+    return jnp.zeros(score.size, bool).at[order].set(rank_is_low, unique_indices=True).reshape(score.shape)
 
 
 def kept_of(size: int, sparsity: float | Float[Array, ""]) -> int | Int[Array, ""]:

@@ -85,7 +85,7 @@ def kmeans(
       k: how many centroids, from 1.
       initialisation: see `initial_centroids`.
       include: which values count; the others get the index of their nearest all the same.
-      iterations: at most this many Lloyd steps.
+      iterations: at most this many Lloyd steps, from 0.
       key: for "random".
     """
     flat = values.ravel().astype(jnp.float32)
@@ -98,12 +98,16 @@ def kmeans(
         return jnp.sort(jnp.where(count > 0, total / jnp.maximum(count, 1.0), centroids))
 
     def goes_on(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        old, new, step = carry
-        return jnp.any(old != new) & (step < iterations)
+        _, moved, step = carry
+        return moved & (step < iterations)
+
+    def lloyd(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        old, _, step = carry
+        new = move(old)
+        return new, jnp.any(new != old), step + 1
 
     start = initial_centroids(values, k, initialisation=initialisation, include=include, key=key)
-    carry = (start, move(start), jnp.int32(1))
-    _, centroids, steps = jax.lax.while_loop(goes_on, lambda c: (c[1], move(c[1]), c[2] + 1), carry)
+    centroids, _, steps = jax.lax.while_loop(goes_on, lloyd, (start, jnp.bool_(True), jnp.int32(0)))
     return Clustering(centroids, nearest(values, centroids), steps)
 
 

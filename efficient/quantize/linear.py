@@ -150,7 +150,7 @@ def _round_through_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def absmax_scale(value: Float[Array, "*shape"], *, bits: int, axis: int | None) -> Float[Array, "*ones"]:
-    """The smallest scale that clips nothing, max |value| / (2^(bits-1) - 1), axes kept; 1 where all is zero.
+    """The smallest scale that clips nothing, max |value| / (2^(bits-1) - 1), axes kept; 1 where that is zero.
 
     Args:
       value: any shape.
@@ -158,16 +158,17 @@ def absmax_scale(value: Float[Array, "*shape"], *, bits: int, axis: int | None) 
       axis: the axis that has a scale for each index; None for one scale in all.
     """
     others = tuple(i for i in range(value.ndim) if axis is None or i != axis % value.ndim)
-    largest = jnp.max(jnp.abs(value), axis=others, keepdims=True)
-    return jnp.where(largest > 0, largest / (2 ** (bits - 1) - 1), 1.0).astype(value.dtype)
+    scale = jnp.max(jnp.abs(value), axis=others, keepdims=True) / (2 ** (bits - 1) - 1)
+    return jnp.where(scale > 0, scale, 1.0).astype(value.dtype)  # zeros, or too small to divide by
 
 
 def fake_quantize(
     value: Float[Array, "*shape"], scale: Float[Array, "*ones"], *, bits: int
 ) -> Float[Array, "*shape"]:
-    """round(clip(value / scale, -q, q)) * scale with q = 2^(bits-1) - 1; zero stays zero.
+    """clip(round(value / scale), -q, q) * scale with q = 2^(bits-1) - 1; zero stays zero.
 
-    The gradient in `value` is 1 inside the range and 0 outside; `scale` may be trained too.
+    The gradient in `value` is 1 where the rounded value is in the range, its ends included, and 0 where it
+    is clipped; `scale` may be trained too.
     """
     return integers(value, scale, bits=bits) * scale
 
@@ -177,7 +178,9 @@ def integers(
 ) -> Float[Array, "*shape"]:
     """The grid points of `fake_quantize`, as floats: integers in [-q, q]."""
     largest = 2 ** (bits - 1) - 1
-    return round_through(jnp.clip(value / scale, -largest, largest))
+    rounded = round_through(value / scale)
+    clipped = jax.lax.stop_gradient(jnp.clip(rounded, -largest, largest))
+    return jnp.where(jnp.abs(rounded) <= largest, rounded, clipped)
 
 
 def linear(bits: int = 8, *, axis: int | None = -1) -> Transform:
