@@ -2,9 +2,9 @@
 
     python -m experiments.bench_step
 
-The step is `efficient.train.make_step` with Adam at the default batch; the treatments are 90 % magnitude pruning,
-then int8 fake quantization, of every kernel, once with fixed masks and once with masks on a ramp, made anew every
-100 steps. The arms run in turn within each round, so that a change of the load meets all of them; the figure is
+The step is `efficient.train.make_step` with Adam; the treatments are 90 % magnitude pruning, then int8 fake
+quantization, of every kernel, once with fixed masks and once with masks on a ramp, made anew every 100
+steps. The arms run in turn within each round, so that a change of the load meets all of them; the figure is
 the median over rounds of the ratio within a round. Bar: at most 1.15.
 """
 
@@ -134,7 +134,7 @@ CLAIMS = tuple(
     Claim(
         id=f"step-overhead-{name}-{arm.replace('_', '-')}",
         paper="efficient, its own bar",
-        metric=f"training step of {name} under pruning ({arm.replace('_', ' ')}) and int8, over the plain step",
+        metric=f"training step of {name} under pruning ({arm.replace('_', ' ')}) and int8, over plain",
         unit="x",
         published=f"at most {BAR}",
         known="recomputed",

@@ -9,7 +9,8 @@ SVD.
 
 Each network is trained, pruned in rounds with retraining, its weights are shared by k-means and the shared
 values trained, and all is written to a file, read back, and its logits compared bit by bit. Sizes are the
-file's. Arms beside it: one-shot pruning, quantization alone, SVD.
+file's. Arms beside it: one-shot pruning, quantization alone, SVD. The baseline is trained for as many epochs
+as the compressed network; losses are against the better of its accuracies before and after that.
 """
 
 import functools

@@ -34,9 +34,9 @@ class Rows(NamedTuple):
 
 
 def rows(site: Any) -> Rows | None:
-    """The row look-up that a `gather` site is, or None if it is another gather."""
+    """The row look-up that a `gather` site is, or None if it is another gather, or fills with a number."""
     numbers = site.params["dimension_numbers"]
-    table = site.operands[0]
+    table, fill = site.operands[0], site.params["fill_value"]
     whole = tuple(site.params["slice_sizes"]) == (1, *table.shape[1:])
     is_rows = (
         site.index == 0
@@ -44,7 +44,7 @@ def rows(site: Any) -> Rows | None:
         and tuple(numbers.collapsed_slice_dims) == (0,)
         and tuple(numbers.start_index_map) == (0,)
         and not numbers.operand_batching_dims
-        and site.params.get("fill_value") is None  # a row out of bounds is NaN, as `take` fills it
+        and (fill is None or fill != fill)  # a row out of bounds is NaN, as `take` fills it
     )
     if not is_rows:
         return None

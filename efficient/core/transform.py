@@ -268,7 +268,7 @@ def per_leaf(
                 states[path] = init(whole, path=path, stats=(stats or {}).get(path), key=own_key)
         if not states:
             raise ValueError(
-                f"params must have a floating value to transform, got none in {len(flatten(params)[0])} values; "
+                f"params must have a floating value to transform, got none of {len(flatten(params)[0])}; "
                 "check the pattern that scopes it."
             )
         return gathered(states)

@@ -9,7 +9,7 @@ from experiments.deep_compression_arms import RECIPES, Config
 from experiments.frame import Progress
 
 METRICS = {
-    "baseline": {"accuracy", "loss"},
+    "baseline": {"accuracy", "loss", "first_accuracy"},
     "pruned": {"accuracy", "loss", "size", "curve"},
     "one_shot": {"accuracy", "loss"},
     "both": {
