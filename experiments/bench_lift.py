@@ -2,16 +2,17 @@
 
     python -m experiments.bench_lift [--layers=48] [--repeats=25]
 
-`lift` traces the model and then evaluates the program equation by equation, so it adds to the time until the
-first result. The model is a Flax MLP whose kernels are int8 (`linear(8)`). Arms: `baseline`, `jit(apply)` on dense
-arrays; `inside`, the same with `dense(packed)` inside the jit; `lifted`, `jit(lift(apply))`. They run in turn
-within each round, in alternating order, so that a change of the load meets all of them; a ratio is the median over
-rounds of the ratio within a round. JAX's caches are emptied before each trace, as in the first call of a
-process. Tracing and lowering are one thread of Python: its CPU time is counted, with the garbage collector off.
-A run of the compiled program is timed by the wall clock.
+`lift` traces the model and then evaluates the program equation by equation, so it adds to the time until
+the first result. The model is a Flax MLP whose kernels are int8 (`linear(8)`). Arms: `baseline` is
+`jit(apply)` on dense arrays; `inside` the same with `dense(packed)` inside the jit; `lifted` is
+`jit(lift(apply))`. They run in turn within each round, in alternating order, so that a change of the load
+meets all of them; a ratio is the median over rounds of the ratio within a round. JAX's caches are emptied
+before each trace, as in the first call of a process. Tracing and lowering are one thread of Python: its CPU
+time is counted, with the garbage collector off. A run of the compiled program is timed by the wall clock.
 """
 
 import dataclasses
+import math
 import re
 import statistics
 import time
@@ -62,6 +63,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch width"]) -> Float[Array, "batch width"]:
+        """The last layer's output."""
         for _ in range(self.layers):
             x = nn.relu(nn.Dense(self.width)(x))
         return x
@@ -81,9 +83,9 @@ def subjects(config: Config, seed: int) -> dict[str, tuple[Callable[..., Any], t
     }
 
 
-def instructions(hlo: str) -> int:
-    """Number of instructions in the text of a module, those inside fusions included."""
-    return len(INSTRUCTION.findall(hlo))
+def instructions(hlo: str | None) -> int:
+    """Number of instructions in the text of a module, inside fusions too; 0 where there is no text."""
+    return len(INSTRUCTION.findall(hlo or ""))
 
 
 def in_turn(
@@ -126,7 +128,7 @@ def runner(compiled: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], 
 
 
 def run(config: Config, *, progress: Progress | None = None) -> Metrics:
-    """By arm: medians in milliseconds, median ratios to `baseline` and to `inside`, and instructions of the HLO."""
+    """By arm: medians in ms, median ratios to `baseline` and to `inside`, instructions of the HLO."""
 
     def one(seed: int, progress: Progress) -> dict[str, dict[str, float]]:
         arms = subjects(config, seed)
@@ -158,7 +160,7 @@ def traces_fast(metrics: Metrics) -> Outcome:
 def compiles_small(metrics: Metrics) -> Outcome:
     """The bar on the compiled program."""
     counts = (column(metrics, arm, "instructions") for arm in (LIFTED, INSIDE))
-    ratio = paired(lambda ours, theirs: ours / theirs, *counts)
+    ratio = paired(lambda ours, theirs: ours / theirs if theirs else math.nan, *counts)
     return Outcome.of(ratio, holds=max(ratio.values()) <= 1)
 
 
@@ -168,35 +170,35 @@ def runs_fast(metrics: Metrics) -> Outcome:
     return Outcome.of(ratio, holds=mean(list(ratio.values())) < RUN_BAR)
 
 
-BAR = "a bar of this project, set before it was measured"
+PAPER = "efficient, its own bar"
 CLAIMS = (
     Claim(
         id="lift-trace",
-        paper=BAR,
+        paper=PAPER,
         metric="trace of jit(lift(apply)) on packed weights over trace of jit(apply) on dense ones",
         unit="x",
         published=f"under {TRACE_BAR}",
-        known="repository",
+        known="recomputed",
         rule=f"the mean over seeds of the median ratio is under {TRACE_BAR}",
         check=traces_fast,
     ),
     Claim(
         id="lift-hlo",
-        paper=BAR,
+        paper=PAPER,
         metric="instructions of the compiled lifted model over those of the model on dense(packed)",
         unit="x",
         published="at most 1",
-        known="repository",
+        known="recomputed",
         rule="in every seed, lifting compiles to no more instructions than making the weights dense does",
         check=compiles_small,
     ),
     Claim(
         id="lift-run",
-        paper=BAR,
+        paper=PAPER,
         metric="run of the compiled lifted model over that of the model on dense(packed)",
         unit="x",
         published=f"under {RUN_BAR}",
-        known="repository",
+        known="recomputed",
         rule=f"the mean over seeds of the median ratio is under {RUN_BAR}",
         check=runs_fast,
     ),

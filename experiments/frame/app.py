@@ -131,9 +131,9 @@ def summary(record: Record) -> Table:
 def verdicts(claims: Iterable[Claim], record: Record) -> Table:
     """What each claim comes to."""
     table = Table(title="claims")
-    table.add_column("claim", overflow="fold")
-    table.add_column("published", justify="right", overflow="fold")
-    table.add_column("ours", justify="right", overflow="fold")
+    table.add_column("claim", overflow="fold", min_width=28)
+    table.add_column("published", justify="right", overflow="fold", max_width=12)
+    table.add_column("ours", justify="right", overflow="fold", max_width=14)
     table.add_column("verdict", overflow="fold")
     colours = {True: "green", False: "red", None: "yellow"}
     for claim in claims:

@@ -20,7 +20,9 @@ LEAVES = {
         indices=jnp.arange(10, dtype=jnp.uint8).reshape(5, 2) % 3,
         out_dtype=F32,
     ),
-    "low_rank": LowRankLeaf(u=jnp.arange(5.0)[:, None], v=jnp.array([[1.0, -2.0]]), out_ndim=1, out_dtype=F32),
+    "low_rank": LowRankLeaf(
+        u=jnp.arange(5.0)[:, None], v=jnp.array([[1.0, -2.0]]), out_ndim=1, out_dtype=F32
+    ),
 }
 TOKENS = jnp.array([[0, 4], [3, 99]])
 
