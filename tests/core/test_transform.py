@@ -161,7 +161,7 @@ class TestAt:
             (lambda path, v: v.ndim == 1, (), {"a/bias"}),
             ("**", lambda path, v: path.startswith("a"), {"b/kernel"}),
         ],
-        ids=str,
+        ids=["glob", "glob-without", "sequence", "predicate", "without-predicate"],
     )
     def test_only_what_is_chosen(self, where, exclude, chosen):
         t = at(where, affine(2.0, 5.0), exclude=exclude)
