@@ -6,6 +6,7 @@ Source: Han, Mao and Dally, 2016, arXiv:1510.00149, sections 2 to 4; the bytes a
 import os
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -78,14 +79,14 @@ def _tensor(name: str, value: Any) -> coding.Shared | coding.Dense:
     indices = np.asarray(value.indices).astype(np.int32)
     if entries.size == 0 or entries[0] != 0 or np.signbit(entries[0]):
         return coding.Shared(entries, indices)
-    return coding.Shared(entries[1:], np.maximum(indices - 1, 0), indices != 0)
+    return coding.Shared(entries[1:], np.asarray(np.maximum(indices - 1, 0)), np.asarray(indices != 0))
 
 
 def _value(tensor: coding.Shared | coding.Dense) -> Any:
     """What `_tensor` was given, up to the order of shared values that nobody uses."""
     if isinstance(tensor, coding.Dense):
-        made = jnp.asarray(tensor.values)
-        return made if made.dtype == tensor.values.dtype else tensor.values
+        fits = jax.dtypes.canonicalize_dtype(tensor.values.dtype) == tensor.values.dtype
+        return jnp.asarray(tensor.values) if fits else tensor.values
     entries, indices = tensor.codebook, tensor.indices
     if tensor.mask is not None:
         entries = np.concatenate([np.zeros(1, entries.dtype), entries])

@@ -25,9 +25,9 @@ X = jax.random.normal(jax.random.key(1), (5, 8))
 @functools.lru_cache
 def trained_network():
     """Pruned to 1 in 4, shared in 3 bits, and trained on: of each codebook two values came to +0 and -0."""
-    params = MODEL.init(KEY, X)
+    params = jax.jit(MODEL.init)(KEY, X)
     t = at("**/kernel", chain(magnitude(0.75), codebook(3)))
-    state = t.init(params)
+    state = jax.jit(t.init)(params)
     of_pruning, of_codebook = state.train
     moved = {path: c.at[1].set(0.0).at[2].set(-0.0) for path, c in of_codebook.items()}
     return params, t.pack(params, State((of_pruning, moved), state.fixed))

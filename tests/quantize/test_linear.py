@@ -65,8 +65,8 @@ class TestByHand:
 
 
 def test_as_torch_quantizes():
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed: no cross-check against it")
     """PyTorch's per-channel fake quantization with the same scales: the same values and gradients."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: no cross-check against it")
     value = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
     scale = np.asarray(absmax_scale(jnp.asarray(value), bits=8, axis=-1)) * np.float32(
         0.75
