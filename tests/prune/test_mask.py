@@ -78,6 +78,11 @@ def test_ties_and_nan(score, keep, mask):
     np.testing.assert_array_equal(top_mask(jnp.array(score, jnp.float32), keep), mask)
 
 
+def test_ties_of_many():
+    score = np.arange(3000, dtype=np.float32) * 7 % 3  # 1,000 of each of 0, 1, 2
+    np.testing.assert_array_equal(top_mask(jnp.asarray(score), 1500), by_sorting(score, 1500))
+
+
 def test_one_program_for_every_budget():
     score = jnp.arange(9.0)
     before = top_mask._cache_size()
