@@ -1,4 +1,4 @@
-"""Deep Compression: prune, share, code. LeNets shrink about 40 times, into a file, at no loss.
+"""Deep Compression: prune, share, code. LeNets shrink 40 times, into a file, within half a point.
 
 Claim: Han, Mao and Dally, 2016, arXiv:1510.00149, Table 1: LeNet-300-100 40x (1070 KB to 27 KB), LeNet-5 39x
 (1720 KB to 44 KB) on MNIST, without loss; Figure 6: pruning and quantization together beat either alone, and
@@ -10,7 +10,8 @@ SVD.
 Each network is trained, pruned in rounds with retraining, its weights are shared by k-means and the shared
 values trained, and all is written to a file, read back, and its logits compared bit by bit. Sizes are the
 file's. Arms beside it: one-shot pruning, quantization alone, SVD. The baseline is trained for as many epochs
-as the compressed network; losses are against the better of its accuracies before and after that.
+as the compressed network; losses are against the better of its accuracies before and after that. Of each
+network's largest layer 6 % is kept; the paper keeps 8 %, of a network trained on twelve times the images.
 """
 
 import functools
@@ -315,11 +316,9 @@ def figures(record: Any) -> dict[str, Any]:
         axes.axhline(0, color=style.BASELINE, linewidth=1)
         axes.set(
             xscale="log",
-            xlim=(0.8, 70),
-            ylim=(-12, 2),
             xlabel="size of the float32 network that is left, % (log)",
             ylabel="accuracy against dense, points",
-            title=f"Pruning and sharing work best together ({name}, {record.config['data']})",
+            title=f"Accuracy against size: {name} on {record.config['data']}",
         )
         axes.set_xticks([1, 2, 5, 10, 20, 50], labels=["1", "2", "5", "10", "20", "50"])
         axes.legend(loc="lower right")

@@ -13,7 +13,7 @@ import optax
 
 from efficient import Transform, at, chain, identity, lift, stored_bytes
 from efficient.core.transform import State
-from efficient.data import Batches, Dataset, evaluation_batches, load
+from efficient.data import NAMES, Batches, Dataset, evaluation_batches, load
 from efficient.deploy import read_network, write_network
 from efficient.factorize import low_rank
 from efficient.models import zoo
@@ -119,6 +119,11 @@ class Config:
                 raise ValueError(
                     f"{name} must be positive, got {getattr(self, name)!r}; leave it out for the default."
                 )
+        if self.data.partition(":")[0] not in NAMES:
+            raise ValueError(
+                f"data must be digits, mnist5k, fashion_mnist, idx:FOLDER or folder:FOLDER, got "
+                f"{self.data!r}; choose one."
+            )
         if not self.networks or not set(self.curves) <= set(self.networks):
             raise ValueError(
                 f"curves must be among the networks {self.networks!r}, got {self.curves!r}; add them."

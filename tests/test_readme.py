@@ -12,14 +12,18 @@ TEXT = (ROOT / "README.md").read_text()
 
 
 def test_the_example_runs(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    first, second = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     names = {}
-    exec(compile(example, "README.md", "exec"), names)
+    exec(compile(first, "README.md", "exec"), names)
     assert names["logits"].shape == (8, 10)
     assert ef.stored_bytes(names["packed"]) < ef.stored_bytes(names["params"]) / 2
     plain = names["model"].apply(ef.dense(names["packed"]), names["x"])
     assert jnp.allclose(names["logits"], plain, atol=1e-5)
     assert "QuantizedLeaf" in capsys.readouterr().out
+    before = names["state"].train
+    exec(compile(second, "README.md", "exec"), names)
+    assert names["train"].keys() == before.keys()
+    assert names["logits"].shape == (8, 10)
 
 
 def test_its_links_lead_somewhere():

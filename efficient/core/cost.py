@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from efficient.core.attribution import Attribution, Tag
 from efficient.core.convention import Kind, charges
 from efficient.core.liveness import Liveness
-from efficient.core.paths import path_string
+from efficient.core.paths import flatten, path_string
 from efficient.core.program import Value, program
 
 
@@ -239,12 +239,24 @@ def _nnx_params(params: Any) -> dict[str, bool]:
     }
 
 
-def _weights(params: Any) -> tuple[Any, dict[str, Weight], set[str]]:
-    """`params` as shapes, its leaves in order by path, and the paths of those that are no parameters."""
+def not_parameters(params: Any) -> set[str]:
+    """Paths of what is no parameter: Linen's collections beside `params`, NNX variables that are no `Param`.
+
+    Running means and variances are such: they are computed, not trained, and compressing them breaks a model.
+    """
     is_param = _nnx_params(params)
     is_linen = isinstance(params, Mapping) and "params" in params
+    return {
+        path
+        for path in flatten(params)[0]
+        if not is_param.get(path, True) or (is_linen and path != "params" and not path.startswith("params/"))
+    }
+
+
+def _weights(params: Any) -> tuple[Any, dict[str, Weight], set[str]]:
+    """`params` as shapes, its leaves in order by path, and the paths of those that are no parameters."""
     pairs, treedef = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_compressed)
-    shapes, entering, states = [], {}, set()
+    shapes, entering = [], {}
     for keys, value in pairs:
         path = path_string(keys) or "params"
         shape, dtype = jnp.shape(value), jnp.result_type(value)
@@ -252,6 +264,4 @@ def _weights(params: Any) -> tuple[Any, dict[str, Weight], set[str]]:
         size = math.prod(shape)
         nbytes = int(value.nbytes) if _is_compressed(value) else size * dtype.itemsize
         entering[path] = Weight(size=size, nbytes=nbytes)
-        if not is_param.get(path, True) or (is_linen and not path.startswith("params/")):
-            states.add(path)
-    return jax.tree.unflatten(treedef, shapes), entering, states
+    return jax.tree.unflatten(treedef, shapes), entering, not_parameters(params)

@@ -178,7 +178,7 @@ class Frame:
             ]
             out = getattr(tracked.leaf, name)(Site(eqn, tuple(others), index, self))
             if out is NotImplemented:
-                reason = "its rule declined these operands"
+                reason = "its rule declined these axes: out_ndim= or axis= of its transform may fit them"
                 continue
             result = result or [self._checked(out, eqn, tracked)]
             if not self.observing:

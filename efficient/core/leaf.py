@@ -78,6 +78,23 @@ class Leaf(abc.ABC):
         arrays = jax.tree.leaves(self)
         return self if all(jnp.ndim(a) and a.shape[0] == length for a in arrays) else NotImplemented
 
+    def __jax_array__(self) -> jax.Array:
+        """A leaf is no array: a model that meets one must be lifted.
+
+        Raises:
+          TypeError: always.
+        """
+        raise TypeError(
+            f"{type(self).__name__} must meet a model through lift, got used as an array; call "
+            "lift(fn)(params, ...), or make it one with .dense()."
+        )
+
+    def _refuse(self, *_: Any) -> Any:
+        return self.__jax_array__()
+
+    __array__ = __getitem__ = __matmul__ = __rmatmul__ = __mul__ = __rmul__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __truediv__ = __neg__ = _refuse
+
     @property
     def ndim(self) -> int:
         """Number of axes of the array that this leaf stands for."""

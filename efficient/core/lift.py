@@ -98,14 +98,17 @@ class Explanation:
         return tuple(dict.fromkeys(c.path for c in self.consumptions if c.how == "dense"))
 
     def __rich__(self) -> Table:
-        table = Table("leaf", "consumed by", "in", "how", title="Where each leaf was consumed")
+        table = Table(title="Where each leaf was consumed")
+        has_where = any(c.where for c in self.consumptions)
+        for name in ("leaf", "consumed by", *(["in"] if has_where else []), "how"):
+            table.add_column(name, overflow="fold")
+        words = {"rule": "packed", "layout": "packed, moved"}
         for c, times in Counter(self.consumptions).items():
-            how = f"[red]dense[/red]: {c.reason}" if c.how == "dense" else c.how
-            table.add_row(
-                f"{c.path}\n{c.leaf}", c.primitive + (f" x{times}" if times > 1 else ""), c.where, how
-            )
+            how = f"[red]dense[/red]: {c.reason}" if c.how == "dense" else words[c.how]
+            by = c.primitive + (f" x{times}" if times > 1 else "")
+            table.add_row(f"{c.path}\n{c.leaf}", by, *([c.where] if has_where else []), how)
         for path in self.unused:
-            table.add_row(path, "[red]nothing[/red]", "", "unused")
+            table.add_row(path, "[red]nothing[/red]", *([""] if has_where else []), "unused")
         return table
 
     def __str__(self) -> str:

@@ -24,6 +24,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from efficient.core.cost import not_parameters
 from efficient.core.leaf import is_leaf
 from efficient.core.paths import Where, flatten, matches, no_match
 from efficient.core.report import Report, array_words, as_text, bytes_of, compare
@@ -134,7 +135,8 @@ class Plan:
         if on_refusal not in ("raise", "skip"):
             raise ValueError(f"on_refusal must be 'raise' or 'skip', got {on_refusal!r}; choose one.")
         by_path = flatten(params)[0]
-        scopes = self._scopes(by_path)
+        statistics = not_parameters(params)
+        scopes = self._scopes(by_path, statistics)
         parts, packed, refused = [], {}, {}
         for name, (own, transform) in scopes.items():
             made, refusals = _probe(transform, {path: by_path[path] for path in own}, stats, name)
@@ -150,15 +152,18 @@ class Plan:
             )
         rule_of = {path: name for name, (own, _) in scopes.items() for path in own}
         rows = [
-            self._row(path, value, rule_of.get(path, ""), packed, refused) for path, value in by_path.items()
+            self._row(path, value, rule_of.get(path, ""), packed, refused, path in statistics)
+            for path, value in by_path.items()
         ]
         notes = _ties(by_path, packed)
         for note in notes:
             warnings.warn(note, stacklevel=2)
         return Compiled(transform=_side_by_side(parts), coverage=tuple(rows), notes=notes)
 
-    def _scopes(self, by_path: Mapping[str, Any]) -> dict[str, tuple[list[str], Transform]]:
-        """By rule: the paths that it takes, and its transform."""
+    def _scopes(
+        self, by_path: Mapping[str, Any], statistics: set[str]
+    ) -> dict[str, tuple[list[str], Transform]]:
+        """By rule: the paths that it takes, and its transform. It takes statistics only if nothing else."""
         wanted = [[p for p, value in by_path.items() if rule.matches(p, value)] for rule in self.rules]
         taken: dict[str, str] = {}
         scopes = {}
@@ -167,15 +172,26 @@ class Plan:
             own = [path for path in want if path not in taken and is_float(by_path[path])]
             if not own:
                 raise ValueError(_takes_nothing(name, rule, want, by_path, taken))
+            own = [path for path in own if path not in statistics] or own
             taken |= dict.fromkeys(own, name)
             scopes[name] = (own, stacked(rule.transform) if rule.stacked else rule.transform)
-        rest = [path for path, value in by_path.items() if path not in taken and is_float(value)]
+        rest = [
+            path
+            for path, value in by_path.items()
+            if path not in taken and path not in statistics and is_float(value)
+        ]
         if self.default is not None and rest:
             scopes["default"] = (rest, self.default)
         return scopes
 
     def _row(
-        self, path: str, value: Any, rule: str, packed: Mapping[str, Any], refused: Mapping[str, str]
+        self,
+        path: str,
+        value: Any,
+        rule: str,
+        packed: Mapping[str, Any],
+        refused: Mapping[str, str],
+        is_statistic: bool,
     ) -> Row:
         """The row of one value."""
         status: Status = "skipped"
@@ -185,6 +201,8 @@ class Plan:
             status, reason = "refused", refused[path]
         elif not is_float(value):
             reason = "not floating"
+        elif is_statistic:
+            reason = "a statistic, no parameter"
         else:
             by = [i for i, one in enumerate(self.rules) if matches(one.where, path, value)]
             reason = f"excluded by rules[{by[0]}]" if by else "no rule"

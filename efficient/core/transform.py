@@ -86,6 +86,8 @@ def chain(*transforms: Transform) -> Transform:
     that can keep a leaf inside its own (LoRA over int8) does. In `update` the gradient is pulled back
     through the later transforms: each gets the gradient with respect to its own output.
     """
+    for t in transforms:
+        require_transform(t, "chain(a, b, ...)")
 
     def stages(state: State) -> list[tuple[Transform, State]]:
         return [
@@ -154,6 +156,7 @@ def at(where: Where, transform: Transform, *, exclude: Where = ()) -> Transform:
       >>> t.init({"Dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}})
       State(train=(), fixed=())
     """
+    require_transform(transform, "at(pattern, transform)")
 
     def chosen(tree: Any) -> dict[str, Any]:
         return select(tree, where, exclude=exclude)
@@ -188,6 +191,7 @@ def stacked(transform: Transform) -> Transform:
     Raises:
       ValueError: the leaves differ in their first axis, or one has none.
     """
+    require_transform(transform, "stacked(transform)")
 
     def layers(params: Any) -> int:
         by_path, _ = flatten(params)
@@ -298,6 +302,12 @@ def per_leaf(
         return over
 
     return Transform(do_init, do_update, mapped(apply), mapped(pack or apply))
+
+
+def require_transform(value: Any, call: str) -> None:
+    """Refuses what is no `Transform` where one is asked for."""
+    if not isinstance(value, Transform):
+        raise ValueError(f"transform must be a Transform, got {type(value).__name__}; call {call}.")
 
 
 def is_float(value: Any) -> bool:

@@ -142,7 +142,7 @@ def verdicts(claims: Iterable[Claim], record: Record) -> Table:
             f"{claim.id}\n[dim]{escape(claim.rule)}[/dim]",
             escape(show(claim.published, unit=claim.unit)),
             escape(show(outcome.ours, spread=outcome.spread, unit=claim.unit)),
-            f"[{colours[outcome.holds]}]{outcome.verdict}[/]",
+            "not judged" if record.smoke else f"[{colours[outcome.holds]}]{outcome.verdict}[/]",
         )
     return table
 

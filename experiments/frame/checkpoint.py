@@ -109,12 +109,20 @@ class Live(Progress):
             )
             return kept[0]
         start, kept_before = time.perf_counter(), self.kept_s
+        self._say(f"{full}: started")
         self._names.append(name)
         try:
             value = compute()
         finally:
             self._names.pop()
-        return self.checkpoint.save(full, value, time.perf_counter() - start + self.kept_s - kept_before)
+        seconds = time.perf_counter() - start + self.kept_s - kept_before
+        self._say(f"{full}: done ({seconds:.1f} s)")
+        return self.checkpoint.save(full, value, seconds)
+
+    def _say(self, line: str) -> None:
+        """A line where there is no terminal to draw bars on."""
+        if not self._bars.console.is_terminal:
+            print(line, file=self._bars.console.file, flush=True)
 
     def track(self, items: Iterable[T], label: str, *, total: int | None = None) -> Iterable[T]:
         """A bar that goes away when it is full."""
