@@ -9,7 +9,7 @@ SETUP := $(VENV)/.ready
 setup: $(SETUP)
 
 reproduce: $(SETUP)
-	$(BIN)/python -m experiments.deep_compression --record=runs/deep_compression/reproduced.json
+	$(BIN)/python -m experiments.deep_compression --seeds=0 --record=runs/deep_compression/reproduced.json
 
 test: $(SETUP) lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile

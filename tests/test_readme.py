@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import chex
 import jax.numpy as jnp
 
 import efficient as ef
@@ -22,7 +23,7 @@ def test_the_example_runs(capsys):
     assert "QuantizedLeaf" in capsys.readouterr().out
     before = names["state"].train
     exec(compile(second, "README.md", "exec"), names)
-    assert names["train"].keys() == before.keys()
+    chex.assert_trees_all_equal_shapes_and_dtypes(names["train"], before)
     assert names["logits"].shape == (8, 10)
 
 
