@@ -325,3 +325,9 @@ class TestLift:
             TypeError, match=r"rule Wrong\.dot_general must return float32\[4,5\], got float32\[1, 1\]"
         ):
             lift(lambda w, x: x @ w)(wrong, X)
+
+    def test_a_leaf_used_as_an_array_names_lift(self):
+        weight = quantized((6, 5))
+        for use in (jnp.asarray, lambda w: X @ w, lambda w: w + 1, lambda w: w[0], np.asarray):
+            with pytest.raises(TypeError, match="QuantizedLeaf must meet a model through lift"):
+                use(weight)

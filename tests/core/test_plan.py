@@ -333,3 +333,16 @@ def test_macs_of_a_factored_weight_are_those_of_its_factors():
         lambda p, x: x @ p["kernel"], tree, compiled.transform.init(tree), jnp.ones((3, 8)), repeats=1
     )
     assert (report.dense_macs, report.packed_macs) == (3 * 8 * 8, 3 * (8 * 2 + 2 * 8))
+
+
+def test_statistics_are_no_parameters():
+    """Neither a rule for everything nor the default touches running means and variances."""
+    params = {"params": {"kernel": jnp.ones((4, 3))}, "batch_stats": {"mean": jnp.ones(3)}}
+    halve = per_leaf(init=lambda v, *, path, stats, key: State(), apply=lambda v, state: v / 2)
+    for plan in (Plan([Rule("**", halve)]), Plan([], default=halve)):
+        compiled = plan.compile(params)
+        reasons = {row.path: row.reason for row in compiled.coverage}
+        assert reasons == {"params/kernel": "", "batch_stats/mean": "a statistic, no parameter"}
+        out = compiled.transform.apply(params, compiled.transform.init(params))
+        assert out["batch_stats"]["mean"] is params["batch_stats"]["mean"]
+        assert float(out["params"]["kernel"][0, 0]) == 0.5

@@ -10,7 +10,7 @@ import pytest
 
 from efficient import State, Transform, at, chain, dense, identity, per_leaf, stacked
 from efficient.adapt import LoRALeaf, lora
-from efficient.core.transform import Init, Update, is_float
+from efficient.core.transform import Init, Update, is_float, require_transform
 from efficient.prune import magnitude
 from efficient.quantize import codebook, linear
 
@@ -352,3 +352,10 @@ def test_transforms_are_what_their_types_say():
         assert isinstance(t.update, Update)
     assert is_float(jax.ShapeDtypeStruct((), jnp.bfloat16))
     assert not any(map(is_float, (jnp.int8(1), KEY, 1.0, None)))
+
+
+def test_what_is_no_transform_is_refused_at_once():
+    """Asked directly: under test the annotations of `chain`, `at` and `stacked` would speak first."""
+    require_transform(identity(), "chain(a, b)")
+    with pytest.raises(ValueError, match=r"transform must be a Transform, got list; call chain\(a, b\)\."):
+        require_transform([identity()], "chain(a, b)")
