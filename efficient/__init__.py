@@ -10,9 +10,11 @@ from efficient.core.leaf import Leaf, dense, stored_bytes
 from efficient.core.lift import explain, lift
 from efficient.core.measure import measure, race
 from efficient.core.observe import observe
+from efficient.core.per_leaf import per_leaf
 from efficient.core.plan import Plan, Rule
+from efficient.core.scope import at, stacked
 from efficient.core.store import load, save
-from efficient.core.transform import State, Transform, at, chain, identity, per_leaf, stacked
+from efficient.core.transform import State, Transform, chain, identity
 
 __all__ = [
     "Leaf",

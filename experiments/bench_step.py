@@ -20,7 +20,8 @@ import numpy as np
 import optax
 
 from efficient.core.schedules import cubic_ramp
-from efficient.core.transform import Transform, at, chain, identity
+from efficient.core.scope import at
+from efficient.core.transform import Transform, chain, identity
 from efficient.data import Batch, Position
 from efficient.models import zoo
 from efficient.prune import magnitude

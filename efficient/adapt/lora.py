@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from efficient.core import factored
 from efficient.core.leaf import Leaf, dense, is_leaf, leaf, static
-from efficient.core.transform import State, Transform, per_leaf
+from efficient.core.per_leaf import per_leaf
+from efficient.core.transform import State, Transform, recipe
 
 
 @leaf
@@ -77,6 +78,7 @@ class LoRALeaf(Leaf):
         return dataclasses.replace(self, base=base)
 
 
+@recipe
 def lora(rank: int, *, alpha: float | None = None, out_ndim: int = 1, merge: bool = False) -> Transform:
     """Freezes every matrix and trains a change of low rank beside it.
 

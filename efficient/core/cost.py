@@ -21,12 +21,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
 
 from efficient.core.attribution import Attribution, Tag
 from efficient.core.convention import Kind, charges
 from efficient.core.liveness import Liveness
 from efficient.core.paths import flatten, path_string
 from efficient.core.program import Value, program
+from efficient.core.words import as_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,6 +118,25 @@ class CostReport:
     def intensity(self) -> float:
         """FLOPs a byte moved; 0 where nothing moves."""
         return self.flops / self.bytes_moved if self.bytes_moved else 0.0
+
+    def __rich__(self) -> Table:
+        table = Table(title=f"Cost, convention {self.convention}")
+        table.add_column("module", overflow="fold")
+        for name in ("MACs", "params", "stored"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for name, layer in self.layers.items():
+            table.add_row(Text(name), f"{layer.macs:,}", f"{layer.params:,}", decimal(layer.stored_bytes))
+        table.add_section()
+        table.add_row("total", f"{self.macs:,}", f"{self.params:,}", decimal(self.stored_bytes))
+        table.caption = f"peak of activations {decimal(self.peak_activation_bytes)}"
+        return table
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def __repr__(self) -> str:
+        sizes = f"{self.params:,} params, {self.stored_bytes:,} bytes"
+        return f"<CostReport: {self.macs:,} MACs ({self.convention}), {sizes}>"
 
     @functools.cached_property
     def macs_by_path(self) -> dict[str, int]:

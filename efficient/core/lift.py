@@ -22,6 +22,7 @@ from efficient.core.interpret import Consumption, Frame, Tracked
 from efficient.core.leaf import is_leaf
 from efficient.core.paths import path_string
 from efficient.core.versions import open_jaxpr
+from efficient.core.words import as_text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,6 +98,10 @@ class Explanation:
         """Paths of the leaves that some equation made dense."""
         return tuple(dict.fromkeys(c.path for c in self.consumptions if c.how == "dense"))
 
+    def __repr__(self) -> str:
+        made = f"made dense: {', '.join(self.dense)}" if self.dense else "nothing made dense"
+        return f"<{len(self.consumptions)} equations met a leaf, {made}, {len(self.unused)} leaves unused>"
+
     def __rich__(self) -> Table:
         table = Table(title="Where each leaf was consumed")
         has_where = any(c.where for c in self.consumptions)
@@ -112,10 +117,7 @@ class Explanation:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=100, no_color=True, force_terminal=False)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return as_text(self)
 
 
 def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:

@@ -59,6 +59,12 @@ class Timing:
         """The fastest call."""
         return min(self.samples_ms)
 
+    def __repr__(self) -> str:
+        return (
+            f"<Timing: median {self.median_ms:.4g} ms of {self.n}, "
+            f"quartiles {self.lower_ms:.4g} to {self.upper_ms:.4g}>"
+        )
+
     def _quantile(self, share: float) -> float:
         """The time within which `share` of the calls ended, interpolated."""
         return float(np.quantile(self.samples_ms, share))
@@ -82,6 +88,11 @@ class Race:
         ratios = np.divide(self.first.samples_ms, self.second.samples_ms)
         low, high = np.quantile(ratios, (0.25, 0.75))
         return float(low), float(high)
+
+    def __repr__(self) -> str:
+        low, high = self.ratio_quartiles
+        times = f"{self.first.median_ms:.4g} ms against {self.second.median_ms:.4g} ms"
+        return f"<Race: {times}, ratio {self.ratio:.3f}, quartiles {low:.3f} to {high:.3f}>"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@ A path is the keys from the root, joined by "/": `params/Dense_0/kernel`. The `v
 behind each variable is left out, so that one pattern serves Linen dicts and NNX states alike.
 
 A pattern is a glob: `*` stands for any part of one key, `**` for any number of whole keys. It must
-match the whole path: `**/kernel` matches `params/Dense_0/kernel`, `kernel` alone does not.
+match the whole path: `**/kernel` matches `params/Dense_0/kernel`, `kernel` alone does not. So must a
+compiled regular expression: `re.compile(".*kernel")`.
 """
 
 import difflib
@@ -89,6 +90,23 @@ def matches(where: Where, path: str, value: Any = None) -> bool:
     return any(matches(one, path, value) for one in where)
 
 
+def require_where(where: Any, name: str = "where") -> None:
+    """Refuses what is no pattern.
+
+    Raises:
+      ValueError: neither a string, a compiled regular expression, a predicate nor a sequence of these.
+    """
+    if isinstance(where, str | re.Pattern) or callable(where):
+        return
+    if not isinstance(where, Sequence):
+        raise ValueError(
+            f"{name} must be a pattern, got {where!r}; give a glob such as '**/kernel', a compiled regular "
+            "expression, a predicate (path, value) -> bool, or a sequence of these."
+        )
+    for one in where:
+        require_where(one, name)
+
+
 def select(tree: Any, where: Where, *, exclude: Where = ()) -> dict[str, Any]:
     """The values of `tree` that `where` chooses and `exclude` does not, by path.
 
@@ -107,17 +125,20 @@ def no_match(where: Where, paths: Iterable[str], exclude: Where = ()) -> str:
     paths = list(paths)
     without = f" without {exclude!r}" if exclude else ""
     near = _near_misses(where, paths)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the tree has {len(paths)} values."
+    first = ", ".join(map(repr, paths[:3])) + (", ..." if paths[3:] else "") or "no values"
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the tree has {first}."
     return f"pattern must match at least one path, got {where!r}{without} that matches none; {hint}"
 
 
 def _near_misses(where: Where, paths: list[str], most: int = 3) -> list[str]:
     """Paths that look like a pattern that matched none."""
-    if not isinstance(where, str):
-        return paths[:most] if not callable(where) else []
-    words = [word for word in where.split("/") if word.strip("*")]
+    if callable(where):
+        return []
+    if not isinstance(where, str | re.Pattern):
+        return list(dict.fromkeys(near for one in where for near in _near_misses(one, paths)))[:most]
+    words = re.findall(r"\w+", where if isinstance(where, str) else where.pattern)
     if not words:
-        return paths[:most]
+        return []
 
     def likeness(path: str) -> float:
         return sum(

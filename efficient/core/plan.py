@@ -15,22 +15,20 @@ The first rule that matches a floating value takes it. A transform sees all the 
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Group, RenderableType
-from rich.filesize import decimal
-from rich.table import Table
-from rich.text import Text
 
+from efficient.core.compiled import Compiled, Row, Status
 from efficient.core.cost import not_parameters
 from efficient.core.leaf import is_leaf
-from efficient.core.paths import Where, flatten, matches, no_match
-from efficient.core.report import Report, array_words, as_text, bytes_of, compare
-from efficient.core.transform import Key, State, Transform, at, is_float, stacked
-
-Status = Literal["matched", "skipped", "refused"]
+from efficient.core.paths import Where, flatten, matches, no_match, require_where
+from efficient.core.report import bytes_of
+from efficient.core.scope import stacked
+from efficient.core.side_by_side import of_paths, side_by_side
+from efficient.core.transform import Key, Transform, is_float, require_transform
+from efficient.core.words import array_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,64 +41,14 @@ class Rule:
     exclude: Where = ()  # what this rule leaves to the rules after it, in the same language
     stacked: bool = False  # each slice along the first axis by itself: scanned layers
 
+    def __post_init__(self) -> None:
+        for name in ("where", "exclude"):
+            require_where(getattr(self, name), name)
+        require_transform(self.transform, "Rule(where, transform)")
+
     def matches(self, path: str, value: Any) -> bool:
         """True where the rule wants the value."""
         return matches(self.where, path, value) and not matches(self.exclude, path, value)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
-    """What the plan does to one value."""
-
-    path: str
-    array: str  # dtype and shape
-    status: Status
-    rule: str  # "rules[0]", "default", or empty
-    reason: str  # why it is skipped or refused
-    dense_bytes: int
-    packed_bytes: int  # as `pack` would store it
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Compiled:
-    """A plan for params of certain shapes; prints as a table."""
-
-    transform: Transform  # `state.train` and `state.fixed` are tuples, one entry a rule that takes values
-    coverage: tuple[Row, ...]  # every value of the params, in their order
-    notes: tuple[str, ...]  # tied weights
-
-    @property
-    def dense_bytes(self) -> int:
-        """Bytes of the params as they are."""
-        return sum(row.dense_bytes for row in self.coverage)
-
-    @property
-    def packed_bytes(self) -> int:
-        """Bytes of the params once packed."""
-        return sum(row.packed_bytes for row in self.coverage)
-
-    def report(
-        self, fn: Any, params: Any, state: State, *args: Any, repeats: int = 20, warmup: int = 2
-    ) -> Report:
-        """Packs, and measures `fn(params, *args)` against `lift(fn)(packed, *args)`; see `report.compare`."""
-        packed = self.transform.pack(params, state)
-        return compare(fn, params, packed, *args, repeats=repeats, warmup=warmup)
-
-    def __rich__(self) -> RenderableType:
-        table = Table("value", "array", "what", "dense", "packed", title="The plan")
-        table.columns[0].overflow = table.columns[1].overflow = "fold"
-        for row in self.coverage:
-            what = row.rule if row.status == "matched" else f"{row.status}: {row.reason}"
-            sizes = decimal(row.dense_bytes), decimal(row.packed_bytes)
-            table.add_row(*map(Text, (row.path, row.array, what, *sizes)))
-        table.add_section()
-        matched = sum(row.status == "matched" for row in self.coverage)
-        words = f"{matched} of {len(self.coverage)} matched"
-        table.add_row("total", "", words, decimal(self.dense_bytes), decimal(self.packed_bytes))
-        return Group(table, *map(Text, self.notes))
-
-    def __str__(self) -> str:
-        return as_text(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +60,12 @@ class Plan:
     default: Transform | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.rules, Rule) or not all(isinstance(rule, Rule) for rule in self.rules):
+            raise ValueError(
+                f"rules must be a sequence of Rule, got {self.rules!r}; write Plan([Rule(where, transform)])."
+            )
+        if self.default is not None:
+            require_transform(self.default, "Plan(rules, default=transform)")
         object.__setattr__(self, "rules", tuple(self.rules))
         if not self.rules and self.default is None:
             raise ValueError("rules must not be empty, got () and no default; give one of the two.")
@@ -145,7 +99,8 @@ class Plan:
             if made:
                 parts.append((frozenset(made), transform))
         if refused and on_refusal == "raise":
-            lines = "".join(f"\n  {path}: {reason}" for path, reason in refused.items())
+            lines = "".join(f"\n  {path}: {reason}" for path, reason in list(refused.items())[:3])
+            lines += f"\n  and {', '.join(list(refused)[3:])}" if len(refused) > 3 else ""
             raise ValueError(
                 f"transforms must accept the values of their rules, got {len(refused)} refused; exclude "
                 f'them, or pass on_refusal="skip":{lines}'
@@ -158,7 +113,10 @@ class Plan:
         notes = _ties(by_path, packed)
         for note in notes:
             warnings.warn(note, stacklevel=2)
-        return Compiled(transform=_side_by_side(parts), coverage=tuple(rows), notes=notes)
+        words = {f"rules[{i}]": f"{rule.where!r}: {rule.transform}" for i, rule in enumerate(self.rules)}
+        if "default" in scopes:
+            words["default"] = str(self.default)
+        return Compiled(transform=side_by_side(parts), coverage=tuple(rows), rules=words, notes=notes)
 
     def _scopes(
         self, by_path: Mapping[str, Any], statistics: set[str]
@@ -267,65 +225,12 @@ def _packed(transform: Transform, own: dict[str, Any], stats: Any) -> dict[str, 
         return transform.pack(params, transform.init(params, stats=given, key=key))
 
     key = jax.eval_shape(lambda: jax.random.key(0))  # a shape: nothing is drawn
-    packed = jax.eval_shape(run, own, _scoped(stats, own), key)
+    packed = jax.eval_shape(run, own, of_paths(stats, own), key)
     for path, value in own.items():
         expected, got = array_words(value), array_words(packed[path])
         if got != expected:
             raise ValueError(f"transform must keep {path!r} {expected}, got {got}; mend the transform.")
     return packed
-
-
-def _scoped(stats: Any, own: Any) -> Any:
-    """The statistics of some paths."""
-    return None if stats is None else {path: one for path, one in stats.items() if path in own}
-
-
-def _side_by_side(parts: Sequence[tuple[frozenset[str], Transform]]) -> Transform:
-    """Transforms of values that do not overlap; states are tuples, one entry a transform.
-
-    Unlike in a chain none sees what another has made, so that gradients need no pulling back.
-    """
-
-    def scope(own: frozenset[str], transform: Transform) -> Transform:
-        return at(lambda path, value: path in own, transform)
-
-    scoped = [scope(own, transform) for own, transform in parts]
-
-    def states(state: State) -> list[State]:
-        return [State(*pair) for pair in zip(state.train, state.fixed, strict=True)]
-
-    def joined(made: Sequence[State]) -> State:
-        return State(tuple(s.train for s in made), tuple(s.fixed for s in made))
-
-    def init(params: Any, *, stats: Any = None, key: Key | None = None) -> State:
-        missing = sorted(set().union(*(own for own, _ in parts)) - set(flatten(params)[0]))
-        if missing:
-            raise ValueError(
-                f"params must be those of the plan, got none at {missing[0]!r}; compile it for these."
-            )
-        keys = [None if key is None else jax.random.fold_in(key, i) for i, _ in enumerate(parts)]
-        return joined(
-            [
-                t.init(params, stats=_scoped(stats, own), key=k)
-                for t, (own, _), k in zip(scoped, parts, keys, strict=True)
-            ]
-        )
-
-    def update(state: State, params: Any, *, grads: Any = None, step: Any) -> State:
-        pairs = zip(scoped, states(state), strict=True)
-        return joined([t.update(s, params, grads=grads, step=step) for t, s in pairs])
-
-    def apply(params: Any, state: State) -> Any:
-        for t, s in zip(scoped, states(state), strict=True):
-            params = t.apply(params, s)
-        return params
-
-    def pack(params: Any, state: State) -> Any:
-        for t, s in zip(scoped, states(state), strict=True):
-            params = t.pack(params, s)
-        return params
-
-    return Transform(init, update, apply, pack)
 
 
 def _ties(by_path: Mapping[str, Any], packed: Mapping[str, Any]) -> tuple[str, ...]:

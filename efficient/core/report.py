@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +15,7 @@ from efficient.core.leaf import dense, stored_bytes
 from efficient.core.lift import lift
 from efficient.core.measure import Race, race
 from efficient.core.paths import flatten
+from efficient.core.words import array_words, as_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,21 +123,6 @@ def compare(
 def bytes_of(value: Any) -> int:
     """Bytes that are stored for a value, a shape or a leaf; 0 for what is no array."""
     return stored_bytes(value) if hasattr(value, "dtype") else 0
-
-
-def array_words(value: Any) -> str:
-    """`float32[8, 3]`; the type of what is no array."""
-    if not hasattr(value, "dtype"):
-        return type(value).__name__
-    return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
-
-
-def as_text(renderable: RenderableType, width: int = 100) -> str:
-    """What rich prints, plain."""
-    console = Console(width=width, no_color=True, force_terminal=False)
-    with console.capture() as capture:
-        console.print(renderable)
-    return capture.get()
 
 
 def _bytes(before: int, after: int) -> tuple[str, str, str]:

@@ -74,6 +74,11 @@ class Statistics:
     histogram: Any = None  # [*lead, 2, MAGNITUDES], all features; values >= 0, then < 0; see `bin_edges`
     rows: Any = None  # [rows], how often each row was looked up
 
+    def __repr__(self) -> str:
+        arrays = {name: getattr(getattr(self, name), "shape", None) for name in _MERGES}
+        shapes = ", ".join(f"{name} {list(shape)}" for name, shape in arrays.items() if shape is not None)
+        return f"<Statistics of what enters {self.path!r}: {shapes}>"
+
     @property
     def mean(self) -> Any:
         """[*lead, features], the mean."""

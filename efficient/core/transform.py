@@ -15,17 +15,17 @@
 `Leaf`s that stand for such arrays: a model runs on them through `lift`.
 """
 
-import zlib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
 from efficient.core.leaf import is_leaf
-from efficient.core.paths import Where, flatten, select, unflatten
 
 Key = jax.Array
+P = ParamSpec("P")
 
 
 class State(NamedTuple):
@@ -58,12 +58,39 @@ class Transform(NamedTuple):
       the loss with respect to what `apply` returned (dense: zero weights have gradients too).
     apply(params, state): what the model sees; differentiable in `params` and `state.train`.
     pack(params, state): the same weights in their smallest form, for inference.
+
+    Example:
+      >>> chain(identity(), identity())
+      chain(identity(), identity())
     """
 
     init: Init
     update: Update
     apply: Callable[[Any, State], Any]
     pack: Callable[[Any, State], Any]
+    name: str = "Transform(...)"  # the call that built it: see `recipe`
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def recipe(make: Callable[P, Transform]) -> Callable[P, Transform]:
+    """Decorates a function that builds a transform, which then prints as the call: `magnitude(0.9)`."""
+
+    @functools.wraps(make)
+    def named(*args: P.args, **kwargs: P.kwargs) -> Transform:
+        words = [*map(_words, args), *(f"{key}={_words(value)}" for key, value in kwargs.items())]
+        return make(*args, **kwargs)._replace(name=f"{make.__name__}({', '.join(words)})")
+
+    return named
+
+
+def _words(argument: Any) -> str:
+    """An argument as it was written, or nearly: a function by its name, or that of what built it."""
+    if not callable(argument) or not hasattr(argument, "__qualname__"):
+        return repr(argument)
+    builder, is_local, _ = argument.__qualname__.partition(".<locals>.")
+    return f"{builder}(...)" if is_local else builder
 
 
 def keep_state(state: State, params: Any, *, grads: Any = None, step: Any) -> State:
@@ -72,12 +99,14 @@ def keep_state(state: State, params: Any, *, grads: Any = None, step: Any) -> St
     return state
 
 
+@recipe
 def identity() -> Transform:
     """The transform that changes nothing."""
     same = lambda params, state: params  # noqa: E731
     return Transform(lambda params, *, stats=None, key=None: State(), keep_state, same, same)
 
 
+@recipe
 def chain(*transforms: Transform) -> Transform:
     """Applies transforms from left to right: each sees the weights that the one before hands on.
 
@@ -137,171 +166,6 @@ def chain(*transforms: Transform) -> Transform:
         return params
 
     return Transform(init, update, apply, pack)
-
-
-def at(where: Where, transform: Transform, *, exclude: Where = ()) -> Transform:
-    """Scopes `transform` to the values that `where` chooses and `exclude` does not.
-
-    Args:
-      where: a glob such as `"**/kernel"`, a predicate `(path, value) -> bool`, or a sequence of these.
-      transform: sees a flat dict of the chosen values, by path.
-      exclude: what to leave out, in the same language.
-
-    Raises:
-      ValueError: at `init`, when nothing is chosen; the message names the nearest paths.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> t = at("**/kernel", identity())
-      >>> t.init({"Dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}})
-      State(train=(), fixed=())
-    """
-    require_transform(transform, "at(pattern, transform)")
-
-    def chosen(tree: Any) -> dict[str, Any]:
-        return select(tree, where, exclude=exclude)
-
-    def put_back(tree: Any, new: Mapping[str, Any]) -> Any:
-        by_path, treedef = flatten(tree)
-        return unflatten(treedef, {path: new.get(path, value) for path, value in by_path.items()})
-
-    def init(params: Any, *, stats: Any = None, key: Key | None = None) -> State:
-        return transform.init(chosen(params), stats=stats, key=key)
-
-    def update(state: State, params: Any, *, grads: Any = None, step: Any) -> State:
-        grads = None if grads is None else chosen(grads)
-        return transform.update(state, chosen(params), grads=grads, step=step)
-
-    def apply(params: Any, state: State) -> Any:
-        return put_back(params, transform.apply(chosen(params), state))
-
-    def pack(params: Any, state: State) -> Any:
-        return put_back(params, transform.pack(chosen(params), state))
-
-    return Transform(init, update, apply, pack)
-
-
-def stacked(transform: Transform) -> Transform:
-    """Runs `transform` on each slice along the first axis: a transform a layer, for scanned layers.
-
-    A model that scans over its layers stores their weights with a leading axis, `[layers, ...]`. Under
-    `stacked` every layer has its own budget, codebook, scale and factors; the states and leaves have the
-    leading axis too, so that `lax.scan` slices them with the layer. A `stats` dict is sliced alike.
-
-    Raises:
-      ValueError: the leaves differ in their first axis, or one has none.
-    """
-    require_transform(transform, "stacked(transform)")
-
-    def layers(params: Any) -> int:
-        by_path, _ = flatten(params)
-        sizes = {path: v.shape[0] if v.ndim else None for path, v in by_path.items()}
-        if len(set(sizes.values())) != 1 or None in sizes.values():
-            raise ValueError(
-                f"stacked values must share their first axis (the layers), got {sizes!r}; scope with at(...)."
-            )
-        return int(next(iter(sizes.values())) or 0)
-
-    def init(params: Any, *, stats: Any = None, key: Key | None = None) -> State:
-        count = layers(params)
-        keys = None if key is None else jax.random.split(key, count)
-        if stats is not None:
-            stats = {path: stats[path] for path in flatten(params)[0] if path in stats}
-        return jax.vmap(lambda p, s, k: transform.init(p, stats=s, key=k))(params, stats, keys)
-
-    def update(state: State, params: Any, *, grads: Any = None, step: Any) -> State:
-        one = lambda s, p, g: transform.update(s, p, grads=g, step=step)  # noqa: E731
-        return jax.vmap(one)(state, params, grads)
-
-    def apply(params: Any, state: State) -> Any:
-        return jax.vmap(transform.apply)(params, state)
-
-    def pack(params: Any, state: State) -> Any:
-        return jax.vmap(transform.pack)(params, state)
-
-    return Transform(init, update, apply, pack)
-
-
-@runtime_checkable
-class LeafInit(Protocol):
-    """What makes the state of one array."""
-
-    def __call__(self, value: jax.Array, *, path: str, stats: Any, key: Key | None) -> State: ...  # noqa: D102
-
-
-def per_leaf(
-    *,
-    init: LeafInit,
-    apply: Callable[[Any, State], Any],
-    update: Callable[..., State] | None = None,
-    pack: Callable[[Any, State], Any] | None = None,
-    nests: bool = False,
-) -> Transform:
-    """A transform that treats every floating value by itself; states are dicts by path.
-
-    Args:
-      init: `(value, *, path, stats, key) -> State`. Raises `ValueError` for a value that it cannot treat.
-      apply: `(value, State) -> Array | Leaf`; what comes back gets the dtype of `value`.
-      update: `(State, value, *, grad, step) -> State`; None keeps the state.
-      pack: `(value, State) -> Array | Leaf`; None is `apply`.
-      nests: True where `apply` and `pack` take leaves as they are; else they are made dense first.
-
-    Integer and boolean values (counters, PRNG keys) are handed on untouched.
-    """
-
-    def own(value: Any) -> Any:
-        return value.dense() if is_leaf(value) and not nests else value
-
-    def entry(state: State, path: str) -> State:
-        if path not in state.train and path not in state.fixed:
-            known = ", ".join(sorted({*state.train, *state.fixed})[:4])
-            raise ValueError(
-                f"params must be those of init, got a new path {path!r}; the state knows {known}."
-            )
-        return State(state.train.get(path, ()), state.fixed.get(path, ()))
-
-    def gathered(states: Mapping[str, State]) -> State:
-        return State({p: s.train for p, s in states.items()}, {p: s.fixed for p, s in states.items()})
-
-    def do_init(params: Any, *, stats: Any = None, key: Key | None = None) -> State:
-        states = {}
-        for path, value in flatten(params)[0].items():
-            if is_float(value):
-                own_key = None if key is None else jax.random.fold_in(key, zlib.crc32(path.encode()))
-                whole = value.dense() if is_leaf(value) else value
-                states[path] = init(whole, path=path, stats=(stats or {}).get(path), key=own_key)
-        if not states:
-            raise ValueError(
-                f"params must have a floating value to transform, got none of {len(flatten(params)[0])}; "
-                "check the pattern that scopes it."
-            )
-        return gathered(states)
-
-    def do_update(state: State, params: Any, *, grads: Any = None, step: Any) -> State:
-        if update is None:
-            return state
-        by_path = flatten(params)[0]
-        grad_by_path = {} if grads is None else flatten(grads)[0]
-        return gathered(
-            {
-                path: update(entry(state, path), dense_value(value), grad=grad_by_path.get(path), step=step)
-                for path, value in by_path.items()
-                if is_float(value)
-            }
-        )
-
-    def mapped(one: Callable[[Any, State], Any]) -> Callable[[Any, State], Any]:
-        def over(params: Any, state: State) -> Any:
-            by_path, treedef = flatten(params)
-            new = {
-                path: like(one(own(value), entry(state, path)), value) if is_float(value) else value
-                for path, value in by_path.items()
-            }
-            return unflatten(treedef, new)
-
-        return over
-
-    return Transform(do_init, do_update, mapped(apply), mapped(pack or apply))
 
 
 def require_transform(value: Any, call: str) -> None:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from efficient.core import factored
 from efficient.core.leaf import Leaf, leaf, static
-from efficient.core.transform import State, Transform, per_leaf
+from efficient.core.per_leaf import per_leaf
+from efficient.core.transform import State, Transform, recipe
 
 
 @leaf
@@ -65,6 +66,7 @@ class LowRankLeaf(Leaf):
         return dataclasses.replace(self, u=new[0], v=new[1], out_ndim=new[2])
 
 
+@recipe
 def low_rank(rank: int | float, *, out_ndim: int = 1) -> Transform:
     """Replaces every matrix by its best approximation of lower rank, and trains the factors.
 

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from efficient.core.paths import flatten, map_with_path
-from efficient.core.transform import State, Transform, dense_value, is_float
+from efficient.core.transform import State, Transform, dense_value, is_float, recipe
 from efficient.prune.mask import kept_of, masked, top_mask
 
 Schedule = Callable[[Any], Any]
 
 
+@recipe
 def magnitude(
     sparsity: float | Schedule, *, scope: Literal["leaf", "global"] = "leaf", every: int = 1
 ) -> Transform:

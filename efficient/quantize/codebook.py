@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from efficient.core.leaf import Leaf, leaf, static
+from efficient.core.per_leaf import per_leaf
 from efficient.core.rows import rows
-from efficient.core.transform import State, Transform, per_leaf
+from efficient.core.transform import State, Transform, recipe
 from efficient.quantize.kmeans import Initialisation, kmeans
 
 
@@ -76,6 +77,7 @@ def look_up(codebook: jax.Array, indices: jax.Array) -> jax.Array:
     return codebook.at[indices].get(mode="clip")
 
 
+@recipe
 def codebook(
     bits: int,
     *,

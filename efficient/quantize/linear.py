@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 
 from efficient.core.contraction import contraction, spread
 from efficient.core.leaf import Leaf, leaf, static
+from efficient.core.per_leaf import per_leaf
 from efficient.core.rows import rows
-from efficient.core.transform import State, Transform, per_leaf
+from efficient.core.transform import State, Transform, recipe
 
 
 @leaf
@@ -183,11 +184,12 @@ def integers(
     return jnp.where(jnp.abs(rounded) <= largest, rounded, clipped)
 
 
+@recipe
 def linear(bits: int = 8, *, axis: int | None = -1) -> Transform:
     """Quantizes every weight to a symmetric integer grid; trains through it (QAT).
 
     The scale follows the weights: max |w| of the channel over 2^(bits-1) - 1, without a gradient. There is
-    no state. Zeros stay exactly zero. `pack` stores int8 whatever `bits` (smaller formats store less).
+    no state. Zeros stay exactly zero. `pack` stores one int8 a weight, whatever `bits`.
 
     Args:
       bits: 2 to 8.

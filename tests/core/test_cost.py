@@ -526,3 +526,13 @@ def test_unknown_convention():
         ValueError, match=r"convention must be one of .*conv_fc.*, got 'fvcore'; the table in"
     ):
         cost(lambda w, x: x @ w, shape(2, 2), shape(2, 2), convention="fvcore")
+
+
+def test_a_report_prints_as_a_table_and_repeats_in_a_line():
+    report = cost(lambda w, x: x @ w["layer"]["a"], {"layer": {"a": jnp.ones((2, 3))}}, jnp.ones((1, 2)))
+    assert repr(report) == "<CostReport: 6 MACs (conv_fc), 6 params, 24 bytes>"
+    rows = [line.split("│")[1:-1] for line in str(report).splitlines() if "│" in line]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["layer", "6", "6", "24 bytes"],
+        ["total", "6", "6", "24 bytes"],
+    ]

@@ -331,3 +331,9 @@ class TestLift:
         for use in (jnp.asarray, lambda w: X @ w, lambda w: w + 1, lambda w: w[0], np.asarray):
             with pytest.raises(TypeError, match="QuantizedLeaf must meet a model through lift"):
                 use(weight)
+
+
+def test_an_explanation_repeats_in_a_line():
+    params = {"w": quantized((2, 2))}
+    explanation = explain(lambda p, x: jnp.sin(p["w"]) + x, params, jnp.ones((2, 2)))
+    assert repr(explanation) == "<1 equations met a leaf, made dense: w, 0 leaves unused>"

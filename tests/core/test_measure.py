@@ -131,3 +131,10 @@ def test_calibration_is_positive_and_named():
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_times_print_in_a_line():
+    one, other = Timing(samples_ms=(1.0, 2.0, 3.0)), Timing(samples_ms=(4.0, 4.0, 4.0))
+    assert repr(one) == "<Timing: median 2 ms of 3, quartiles 1.5 to 2.5>"
+    race = repr(Race(first=other, second=one))
+    assert race == "<Race: 4 ms against 2 ms, ratio 2.000, quartiles 1.667 to 3.000>"

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from efficient.core.leaf import Leaf, leaf
 from efficient.core.observe import observe, observed
+from efficient.core.per_leaf import per_leaf
+from efficient.core.scope import at, stacked
 from efficient.core.statistics import (
     BINS_AN_OCTAVE,
     MAGNITUDES,
@@ -24,7 +26,7 @@ from efficient.core.statistics import (
     bin_edges,
 )
 from efficient.core.tap import Atom, regrouped
-from efficient.core.transform import State, at, per_leaf, stacked
+from efficient.core.transform import State
 
 ALL = ("absmax", "min", "max", "mean", "second_moment", "gram", "histogram")
 U = 2.0**-24
@@ -599,3 +601,8 @@ def test_wrong_requests_say_what_to_do() -> None:
         Statistics(path="w").percentile(101)
     with pytest.raises(ValueError, match=r"histogram must be observed, got None at 'w'"):
         Statistics(path="w").percentile(50)
+
+
+def test_statistics_print_their_shapes():
+    stats = observe(lambda w, x: x @ w["a"], {"a": jnp.ones((2, 3))}, [jnp.ones((1, 2))], statistics="absmax")
+    assert repr(stats["a"]) == "<Statistics of what enters 'a': count [], absmax [2]>"

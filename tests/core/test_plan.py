@@ -12,9 +12,11 @@ from efficient.adapt import lora
 from efficient.core.leaf import Leaf, is_leaf, leaf, static
 from efficient.core.measure import Race, Timing
 from efficient.core.paths import flatten
+from efficient.core.per_leaf import per_leaf
 from efficient.core.plan import Plan, Rule
-from efficient.core.report import Report, Size, as_text
-from efficient.core.transform import State, Transform, chain, per_leaf
+from efficient.core.report import Report, Size
+from efficient.core.transform import State, Transform, chain
+from efficient.core.words import as_text
 from efficient.factorize import low_rank
 from efficient.prune import magnitude
 from efficient.quantize import linear
@@ -346,3 +348,19 @@ def test_statistics_are_no_parameters():
         out = compiled.transform.apply(params, compiled.transform.init(params))
         assert out["batch_stats"]["mean"] is params["batch_stats"]["mean"]
         assert float(out["params"]["kernel"][0, 0]) == 0.5
+
+
+def test_the_table_says_what_each_rule_does():
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}
+    compiled = Plan([Rule("a", linear(4))], default=magnitude(0.5)).compile(params)
+    assert compiled.rules == {"rules[0]": "'a': linear(4)", "default": "magnitude(0.5)"}
+    assert "rules[0]: 'a': linear(4)\ndefault: magnitude(0.5)\n" in str(compiled)
+
+
+def test_many_refusals_are_told_briefly():
+    params = {name: jnp.ones(2) for name in "abcde"}
+    with pytest.raises(ValueError, match="got 5 refused") as error:
+        Plan([Rule("*", half())]).compile(params)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 5
+    assert lines[-1] == "  and d, e"

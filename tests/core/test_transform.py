@@ -10,6 +10,7 @@ import pytest
 
 from efficient import State, Transform, at, chain, dense, identity, per_leaf, stacked
 from efficient.adapt import LoRALeaf, lora
+from efficient.core.schedules import cubic_ramp
 from efficient.core.transform import Init, Update, is_float, require_transform
 from efficient.prune import magnitude
 from efficient.quantize import codebook, linear
@@ -359,3 +360,16 @@ def test_what_is_no_transform_is_refused_at_once():
     require_transform(identity(), "chain(a, b)")
     with pytest.raises(ValueError, match=r"transform must be a Transform, got list; call chain\(a, b\)\."):
         require_transform([identity()], "chain(a, b)")
+
+
+def test_a_transform_prints_as_the_call_that_built_it():
+    made = chain(
+        at("**/kernel", magnitude(cubic_ramp(final=0.9, end=10), every=2), exclude="head/**"),
+        at(lambda path, value: value.ndim == 2, stacked(linear())),
+    )
+    assert repr(made) == (
+        "chain(at('**/kernel', magnitude(polynomial_schedule(...), every=2), exclude='head/**'), "
+        "at(test_a_transform_prints_as_the_call_that_built_it(...), stacked(linear())))"
+    )
+    assert repr(magnitude(is_float)) == "magnitude(is_float)"
+    assert repr(Transform(*identity()[:4])) == "Transform(...)"

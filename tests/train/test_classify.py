@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from efficient.core.transform import at
+from efficient.core.scope import at
 from efficient.data import Batches, digits, evaluation_batches
 from efficient.train import classifier, create, evaluator, fit, losses, make_step
 from efficient.train.classify import pixels

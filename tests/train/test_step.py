@@ -9,7 +9,8 @@ from flax import nnx
 
 from efficient.core.freeze import freeze
 from efficient.core.lift import lift
-from efficient.core.transform import at, chain, identity
+from efficient.core.scope import at
+from efficient.core.transform import chain, identity
 from efficient.train import create, make_epoch, make_step
 from tests.train import tiny
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from efficient.core.leaf import Leaf, dense, leaf, static
-from efficient.core.transform import State, Transform, per_leaf
+from efficient.core.per_leaf import per_leaf
+from efficient.core.transform import State, Transform
 
 
 class Place(NamedTuple):
