@@ -142,7 +142,7 @@ def test_zeros_stay_zero_through_1000_steps(names):
     for i, method in enumerate(stages):
         if not method.prunes:
             continue
-        mask = np.asarray(states[i].fixed["kernel"])
+        mask = np.asarray(states[i].fixed.masks["kernel"])
         assert mask.sum() == 15  # half of 30, exactly
         w = new_params
         for j in range(i + 1):
@@ -159,7 +159,7 @@ def test_lora_over_a_pruned_base_keeps_the_bases_zeros():
     params = {"kernel": jax.random.normal(KEY, (FEATURES, 5))}
     t = chain(METHODS["magnitude"].make, METHODS["lora"].make)
     state = t.init(params, key=KEY)
-    mask = np.asarray(state.fixed[0]["kernel"])
+    mask = np.asarray(state.fixed[0].masks["kernel"])
     for out in (t.apply(params, state), t.pack(params, state)):
         assert np.all(np.asarray(out["kernel"].base)[~mask] == 0)
 

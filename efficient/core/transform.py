@@ -17,7 +17,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, Protocol, runtime_checkable
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from efficient.core.leaf import is_leaf
 
 Key = jax.Array
 P = ParamSpec("P")
+Made = TypeVar("Made")
 
 
 class State(NamedTuple):
@@ -74,13 +75,17 @@ class Transform(NamedTuple):
         return self.name
 
 
-def recipe(make: Callable[P, Transform]) -> Callable[P, Transform]:
-    """Decorates a function that builds a transform, which then prints as the call: `magnitude(0.9)`."""
+def recipe(make: Callable[P, Made]) -> Callable[P, Made]:
+    """Decorates a function that builds a transform, which then prints as the call: `magnitude(0.9)`.
+
+    It serves every NamedTuple of functions that has a `name`: scores, patterns and allocations too.
+    """
 
     @functools.wraps(make)
-    def named(*args: P.args, **kwargs: P.kwargs) -> Transform:
+    def named(*args: P.args, **kwargs: P.kwargs) -> Made:
         words = [*map(_words, args), *(f"{key}={_words(value)}" for key, value in kwargs.items())]
-        return make(*args, **kwargs)._replace(name=f"{make.__name__}({', '.join(words)})")
+        made: Any = make(*args, **kwargs)
+        return made._replace(name=f"{make.__name__}({', '.join(words)})")
 
     return named
 

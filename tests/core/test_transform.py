@@ -67,7 +67,7 @@ class TestChain:
     def test_init_sees_the_weights_of_the_stage_before(self):
         params = {"w": jnp.arange(1.0, 5.0)}
         t = chain(affine(-1.0, 5.0), magnitude(0.5))  # [4, 3, 2, 1]: the last two go
-        np.testing.assert_array_equal(t.init(params).fixed[1]["w"], [True, True, False, False])
+        np.testing.assert_array_equal(t.init(params).fixed[1].masks["w"], [True, True, False, False])
 
     def test_pruned_then_quantized_by_hand(self):
         # [[4, -1], [-2, 3]]: half goes, [[4, 0], [0, 3]]; 3 bits, one scale: 4 / 3; 3 / (4/3) = 2.25 -> 2.
@@ -255,7 +255,7 @@ class TestStacked:
     def test_every_layer_has_its_own_budget(self):
         # All of the second layer is smaller than all of the first; half of each goes all the same.
         params = {"w": jnp.array([[5.0, 6, 7, 8], [1, 2, 3, 4]])}
-        mask = stacked(magnitude(0.5)).init(params).fixed["w"]
+        mask = stacked(magnitude(0.5)).init(params).fixed.masks["w"]
         np.testing.assert_array_equal(mask, [[False, False, True, True]] * 2)
 
     def test_stats_of_other_paths_are_left_out(self):
@@ -270,7 +270,7 @@ class TestStacked:
         t = stacked(magnitude(lambda step: 0.5 * step))
         params = {"w": jnp.array([[1.0, 2], [4, 3]])}
         state = t.update(t.init(params), params, step=1)
-        np.testing.assert_array_equal(state.fixed["w"], [[False, True], [True, False]])
+        np.testing.assert_array_equal(state.fixed.masks["w"], [[False, True], [True, False]])
 
     @pytest.mark.parametrize(
         ("params", "message"),

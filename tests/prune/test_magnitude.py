@@ -24,7 +24,7 @@ def tree():
 
 
 def kept(state):
-    return {path: int(mask.sum()) for path, mask in state.fixed.items()}
+    return {path: int(mask.sum()) for path, mask in state.fixed.masks.items()}
 
 
 def test_by_hand_each_leaf():
@@ -59,8 +59,8 @@ def test_the_sparsity_obtained_is_the_one_asked(values, sparsity, scope):
         assert sum(kept(state).values()) == budget(42)
     # None that went is larger than one that stayed: the nearest tree of this sparsity.
     for names in [["x"], ["y"]] if scope == "leaf" else [["x", "y"]]:
-        stay = np.concatenate([np.abs(np.asarray(params[p]))[state.fixed[p]] for p in names])
-        gone = np.concatenate([np.abs(np.asarray(params[p]))[~state.fixed[p]] for p in names])
+        stay = np.concatenate([np.abs(np.asarray(params[p]))[state.fixed.masks[p]] for p in names])
+        gone = np.concatenate([np.abs(np.asarray(params[p]))[~state.fixed.masks[p]] for p in names])
         assert gone.size == 0 or stay.min() >= gone.max()
 
 
@@ -80,10 +80,11 @@ def test_along_a_cubic_ramp_inside_jit():
     for step in range(1, 13):
         # Weights change in between; those that are gone become large again.
         params = {
-            "w": jax.random.normal(jax.random.key(step), (10, 10)) + jnp.where(state.fixed["w"], 0, 100.0)
+            "w": jax.random.normal(jax.random.key(step), (10, 10))
+            + jnp.where(state.fixed.masks["w"], 0, 100.0)
         }
         new = update(state, params, jnp.int32(step))
-        assert not np.any(new.fixed["w"] & ~state.fixed["w"])
+        assert not np.any(new.fixed.masks["w"] & ~state.fixed.masks["w"])
         # 1 - share is a number of eighths; the sparsity, no half of a weight, is the same in float32.
         share = min(max((step - 2) / 8, 0), 1)
         assert kept(new) == {"w": 100 - round(100 * (0.9 + (0.25 - 0.9) * (1 - share) ** 3))}
@@ -119,7 +120,7 @@ def test_a_schedule_that_falls_changes_nothing():
     t = magnitude(lambda step: 0.5 - 0.1 * step)
     state = t.init({"w": jnp.arange(1.0, 11.0)})
     later = t.update(state, {"w": jnp.arange(10.0, 0.0, -1)}, step=3)
-    np.testing.assert_array_equal(later.fixed["w"], state.fixed["w"])
+    np.testing.assert_array_equal(later.fixed.masks["w"], state.fixed.masks["w"])
 
 
 def test_without_a_schedule_masks_stay():
@@ -134,11 +135,11 @@ def test_nan_goes_first_and_the_budget_holds():
     params = {"w": jnp.arange(1.0, 7.0)}
     state = t.init(params)
     nan = {"w": params["w"].at[4].set(jnp.nan)}
-    np.testing.assert_array_equal(t.update(state, nan, step=1).fixed["w"], [0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(t.update(state, nan, step=1).fixed.masks["w"], [0, 0, 0, 1, 1, 1])
     tighter = magnitude(lambda step: 4 / 6)
-    np.testing.assert_array_equal(tighter.update(state, nan, step=1).fixed["w"], [0, 0, 0, 1, 0, 1])
+    np.testing.assert_array_equal(tighter.update(state, nan, step=1).fixed.masks["w"], [0, 0, 0, 1, 0, 1])
     np.testing.assert_array_equal(
-        tighter.init({"w": params["w"].at[5].set(jnp.nan)}).fixed["w"], [0, 0, 0, 1, 1, 0]
+        tighter.init({"w": params["w"].at[5].set(jnp.nan)}).fixed.masks["w"], [0, 0, 0, 1, 1, 0]
     )
 
 
@@ -147,7 +148,7 @@ def test_a_pruned_weight_has_no_gradient():
     state = t.init(tree())
     grads = jax.grad(lambda p: sum(jnp.sum(3 * w) for w in jax.tree.leaves(t.apply(p, state))))(tree())
     for path in ("a", "b"):
-        np.testing.assert_array_equal(grads[path], 3.0 * state.fixed[path])
+        np.testing.assert_array_equal(grads[path], 3.0 * state.fixed.masks[path])
 
 
 def test_dtype_integers_and_leaves():

@@ -1,0 +1,5 @@
+"""Scores: what a weight is worth, one a file."""
+
+from efficient.prune.scores.absolute import absolute
+
+__all__ = ["absolute"]
