@@ -12,13 +12,13 @@ from typing import Any
 from efficient.core.versions import is_literal, open_jaxpr
 
 
-def _names(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
     """The words of a text."""
     return frozenset(text.split())
 
 
 # One output element from one element of each operand: a compiler fuses these into their neighbours.
-ELEMENTWISE = _names(
+ELEMENTWISE = words(
     """
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz
     complex conj cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt imag
@@ -28,7 +28,7 @@ ELEMENTWISE = _names(
     """
 )
 # The same elements, elsewhere or of another type. Operand 0 is the array; others are indices or fill values.
-LAYOUT = _names(
+LAYOUT = words(
     """
     bitcast_convert_type broadcast_in_dim convert_element_type copy copy_p device_put dynamic_slice
     expand_dims mesh_cast name optimization_barrier pad pcast pvary reduce_precision reshape reshard rev
@@ -36,8 +36,8 @@ LAYOUT = _names(
     """
 )
 # Operand 0 with a part written over.
-UPDATES = _names("dynamic_update_slice scatter scatter_add scatter_sub scatter_mul scatter_min scatter_max")
-_CALLS = _names(
+UPDATES = words("dynamic_update_slice scatter scatter_add scatter_sub scatter_mul scatter_min scatter_max")
+_CALLS = words(
     """
     jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call custom_vjp_call
     custom_vjp_call_jaxpr

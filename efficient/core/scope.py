@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from efficient.core.paths import Where, flatten, require_where, select, unflatten
 from efficient.core.transform import Key, State, Transform, recipe, require_transform
@@ -87,6 +88,8 @@ def stacked(transform: Transform) -> Transform:
         keys = None if key is None else jax.random.split(key, count)
         if stats is not None:
             stats = {path: stats[path] for path in flatten(params)[0] if path in stats}
+            # A count of batches has no axes: it is every layer's.
+            stats = jax.tree.map(lambda a: a if jnp.ndim(a) else jnp.broadcast_to(a, (count,)), stats)
         return jax.vmap(lambda p, s, k: transform.init(p, stats=s, key=k))(params, stats, keys)
 
     def update(state: State, params: Any, *, grads: Any = None, step: Any) -> State:

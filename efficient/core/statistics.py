@@ -1,4 +1,4 @@
-"""Statistics: what is known of the values that enter a weight, in a form that merges.
+"""Statistics: what is known of a weight, of what enters it and of its gradients, in a form that merges.
 
 Each array is a sum, a least or a greatest value over samples, so that batches, steps of a loop and sites of
 a shared weight merge in any order, and nothing grows with the number of samples.
@@ -21,7 +21,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-Statistic = Literal["absmax", "min", "max", "mean", "second_moment", "gram", "histogram", "rows"]
+Statistic = Literal[
+    "absmax", "min", "max", "mean", "absmean", "second_moment", "zeros", "gram", "histogram", "rows"
+]
 BINS_AN_OCTAVE = 16
 _DROPPED_BITS = 23 - int(math.log2(BINS_AN_OCTAVE))  # of a float32's 23 bits of mantissa
 MAGNITUDES = 2 ** (31 - _DROPPED_BITS)  # bins of each sign
@@ -34,11 +36,25 @@ _MERGES: Mapping[str, tuple[Callable[[Any, Any], Any], float]] = MappingProxyTyp
         "min": (jnp.minimum, math.inf),
         "max": (jnp.maximum, -math.inf),
         "total": (jnp.add, 0.0),
+        "abstotal": (jnp.add, 0.0),
         "squares": (jnp.add, 0.0),
+        "zeros": (jnp.add, 0.0),
         "gram_count": (jnp.add, 0.0),
         "gram": (jnp.add, 0.0),
         "histogram": (jnp.add, 0.0),
         "rows": (jnp.add, 0.0),
+        "gradient_count": (jnp.add, 0.0),
+        "gradient": (jnp.add, 0.0),
+        "gradient_squares": (jnp.add, 0.0),
+        "hessian_gradient": (jnp.add, 0.0),
+        "hessian_diagonal": (jnp.add, 0.0),
+    }
+)
+# Sums that are means over a count: two statistics merge only if what both counted they both summed.
+_COUNTED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "count": ("total", "abstotal", "squares", "zeros"),
+        "gradient_count": ("gradient", "gradient_squares", "hessian_gradient", "hessian_diagonal"),
     }
 )
 
@@ -51,13 +67,15 @@ def _static() -> Any:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Statistics:
-    """Of what enters one weight; a field that nobody asked for is None.
+    """Of one weight: of what enters it, and of the loss's derivatives; a field that nobody asked for is None.
 
     A feature is a place along the contracted axes of the weight, flattened in the weight's own order. For a
     convolution it is an input channel, group after group, over batch and space, padding left out. Axes that
     the product keeps apart (experts) and scanned layers lead, as `*lead`, in every array, `count` too.
     Where nothing entered (`count` zero), `mean` and `second_moment` are 0, `min` is inf and `max` -inf. NaN
     enters `absmax`, `min`, `max` and the sums.
+
+    Derivatives are summed over batches, each that of its batch's loss; see `observe_gradients`.
     """
 
     path: str = dataclasses.field(metadata={"static": True})  # of the weight
@@ -68,11 +86,18 @@ class Statistics:
     min: Any = None  # [*lead, features]
     max: Any = None  # [*lead, features]
     total: Any = None  # [*lead, features], the sum
+    abstotal: Any = None  # [*lead, features], the sum of magnitudes
     squares: Any = None  # [*lead, features], the sum of squares
+    zeros: Any = None  # [*lead, features], how many are exactly zero
     gram: Any = None  # [*lead, inputs, inputs], X^T X over `contracted`; of g > 1 groups [*lead, g, ...]
     gram_count: Any = None  # [*lead], rows of that X; for a convolution its patches, padding included
     histogram: Any = None  # [*lead, 2, MAGNITUDES], all features; values >= 0, then < 0; see `bin_edges`
     rows: Any = None  # [rows], how often each row was looked up
+    gradient_count: Any = None  # [], batches
+    gradient: Any = None  # [*shape of the weight], the sum of gradients g
+    gradient_squares: Any = None  # [*shape], the sum of g * g
+    hessian_gradient: Any = None  # [*shape], the sum of H g, with H the Hessian in all chosen weights
+    hessian_diagonal: Any = None  # [*shape], the sum of z * (H z), z random signs: unbiased for diag(H)
 
     def __repr__(self) -> str:
         arrays = {name: getattr(getattr(self, name), "shape", None) for name in _MERGES}
@@ -82,12 +107,50 @@ class Statistics:
     @property
     def mean(self) -> Any:
         """[*lead, features], the mean."""
-        return None if self.total is None else self.total / jnp.maximum(self.count, 1.0)[..., None]
+        return self._over_samples(self.total)
+
+    @property
+    def absmean(self) -> Any:
+        """[*lead, features], the mean magnitude."""
+        return self._over_samples(self.abstotal)
 
     @property
     def second_moment(self) -> Any:
         """[*lead, features], the mean square; Wanda's norm is `sqrt(squares)`."""
-        return None if self.squares is None else self.squares / jnp.maximum(self.count, 1.0)[..., None]
+        return self._over_samples(self.squares)
+
+    @property
+    def zero_fraction(self) -> Any:
+        """[*lead, features], the share that is exactly zero."""
+        return self._over_samples(self.zeros)
+
+    @property
+    def mean_gradient(self) -> Any:
+        """[*shape], the gradient of the mean of the batches' losses."""
+        return self._over_batches(self.gradient)
+
+    @property
+    def mean_gradient_square(self) -> Any:
+        """[*shape], the diagonal of the empirical Fisher matrix, a batch a sample."""
+        return self._over_batches(self.gradient_squares)
+
+    @property
+    def mean_hessian_gradient(self) -> Any:
+        """[*shape], the mean of H g."""
+        return self._over_batches(self.hessian_gradient)
+
+    @property
+    def mean_hessian_diagonal(self) -> Any:
+        """[*shape], an unbiased estimate of the diagonal of the Hessian of the batches' mean loss."""
+        return self._over_batches(self.hessian_diagonal)
+
+    def _over_samples(self, total: Any) -> Any:
+        """The mean over samples of a sum over them."""
+        return None if total is None else total / jnp.maximum(self.count, 1.0)[..., None]
+
+    def _over_batches(self, total: Any) -> Any:
+        """The mean over batches of a sum over them."""
+        return None if total is None else total / jnp.maximum(self.gradient_count, 1.0)
 
     def percentile(self, q: float) -> Any:
         """[*lead], the magnitude that a fraction q / 100 of all values does not exceed.
@@ -119,7 +182,8 @@ class Statistics:
         """Of the samples of both.
 
         Raises:
-          ValueError: the two have other features, as where a weight is also used transposed.
+          ValueError: the two have other features, as where a weight is also used transposed; or both counted
+            samples, or batches, and did not sum the same things over them.
         """
         kinds = {(s.features, s.contracted) for s in (self, other) if s.features}
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in _MERGES}
@@ -129,6 +193,13 @@ class Statistics:
                 f"weight {self.path!r} must be contracted over the same axes wherever it is used, got "
                 f"{_described(self)} and {_described(other)}; leave it out by `where`."
             )
+        for counted, sums in _COUNTED.items():
+            if len(given[counted]) == 2 and any(len(given[name]) == 1 for name in sums):
+                mine, theirs = ([n for n in sums if getattr(s, n) is not None] for s in (self, other))
+                raise ValueError(
+                    f"statistics of {self.path!r} must have the same sums to merge, got {mine} and {theirs}; "
+                    "ask for all of them at once."
+                )
         arrays = {name: functools.reduce(_MERGES[name][0], two) for name, two in given.items() if two}
         features, contracted = next(iter(kinds), ((), ()))
         return Statistics(path=self.path, features=features, contracted=contracted, **arrays)
@@ -147,6 +218,18 @@ def _described(statistics: Statistics) -> str:
     """The axes and the shape of statistics, for a message."""
     of = statistics.count if statistics.absmax is None else statistics.absmax
     return f"axes {statistics.contracted} (shape {list(getattr(of, 'shape', ()))})"
+
+
+def combined(*several: Mapping[str, Statistics]) -> dict[str, Statistics]:
+    """All that several calls of `observe` and `observe_gradients` found, by path; of one path, merged.
+
+    Raises:
+      ValueError: as `Statistics.merge`.
+    """
+    found: dict[str, Statistics] = {}
+    for one in several:
+        found |= {path: found[path].merge(s) if path in found else s for path, s in one.items()}
+    return found
 
 
 def bin_edges() -> Float[Array, " edges"]:
@@ -198,7 +281,9 @@ def measure(
         "min": lambda: {"min": jnp.min(x, axis=-2, initial=jnp.inf)},
         "max": lambda: {"max": jnp.max(x, axis=-2, initial=-jnp.inf)},
         "mean": lambda: {"total": jnp.sum(x, axis=-2)},
+        "absmean": lambda: {"abstotal": jnp.sum(jnp.abs(x), axis=-2)},
         "second_moment": lambda: {"squares": jnp.sum(jnp.square(x), axis=-2)},
+        "zeros": lambda: {"zeros": jnp.sum(x == 0, axis=-2, dtype=jnp.float32)},
         "gram": lambda: dict(zip(("gram", "gram_count"), gram or gram_of(x), strict=True)),
         "histogram": lambda: {"histogram": _histogram(x)},
         "rows": dict,

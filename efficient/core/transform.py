@@ -16,13 +16,14 @@
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
 from efficient.core.leaf import is_leaf
+from efficient.core.words import array_words
 
 Key = jax.Array
 P = ParamSpec("P")
@@ -91,7 +92,11 @@ def recipe(make: Callable[P, Made]) -> Callable[P, Made]:
 
 
 def _words(argument: Any) -> str:
-    """An argument as it was written, or nearly: a function by its name, or that of what built it."""
+    """An argument as it was written, or nearly: a function by what built it, an array by its shape."""
+    if hasattr(argument, "dtype"):
+        return array_words(argument)
+    if isinstance(argument, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_words(value)}" for key, value in argument.items()) + "}"
     if not callable(argument) or not hasattr(argument, "__qualname__"):
         return repr(argument)
     builder, is_local, _ = argument.__qualname__.partition(".<locals>.")

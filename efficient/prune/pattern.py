@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from efficient.prune.mask import top_mask
@@ -43,6 +44,12 @@ def any_shape(shape: tuple[int, ...], path: str) -> None:
 def best(pooled: Float[Array, "*units"], keep: int | Int[Array, ""]) -> Bool[Array, "*units"]:
     """The `choose` of a pattern whose units are free: the `keep` best, ties to the lower index."""
     return top_mask(pooled, keep)
+
+
+def best_of_each(scores: Float[Array, "*rows n"], each: int | Int[Array, ""]) -> Bool[Array, "*rows n"]:
+    """True at the `each` largest along the last axis; ties to the lower index, NaN last, as `top_mask`."""
+    order = jnp.argsort(-scores, axis=-1, stable=True)
+    return jnp.argsort(order, axis=-1, stable=True) < each  # the rank of each
 
 
 def require_axis(axis: int, shape: tuple[int, ...], path: str) -> int:

@@ -29,11 +29,13 @@ class Score(NamedTuple):
     track(memory, value, grad): the memory after a training step; `grad` is the gradient of the loss with
       respect to what the model saw, dense, or None.
     of(memory, value): float32 [*shape]; higher stays, NaN goes first.
+    is_blank(stats): True where it knows nothing yet, so that all weights are alike.
     """
 
     start: Start
     track: Callable[[Any, jax.Array, Any], Any]
     of: Callable[[Any, jax.Array], Float[Array, "*shape"]]
+    is_blank: Callable[[Any], bool] = lambda stats: False
     name: str = "Score(...)"
 
     def __repr__(self) -> str:
@@ -54,6 +56,19 @@ def of_weights(function: Callable[[Float[Array, "*shape"]], Float[Array, "*shape
         return ()
 
     return Score(start, keep_memory, lambda memory, value: function(value.astype(jnp.float32)))
+
+
+def require_gradient(grad: Any) -> Any:
+    """The gradient that `track` of a score that learns while training is given.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if grad is None:
+        raise ValueError(
+            "grads must be given to a score that learns from them, got None; pass update(grads=...)."
+        )
+    return grad
 
 
 def known(stats: Any, field: str, *, path: str, how: str) -> Any:

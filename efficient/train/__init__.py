@@ -1,6 +1,7 @@
 """Train: one loop for every experiment.
 
-- `create`, `make_step`, `make_epoch`: a `TrainState`, and the pure jitted functions that advance it.
+- `create`, `make_step`, `make_epoch`: a `TrainState`, and the pure jitted functions that advance it;
+  `restart` makes an optimizer forget the moments of some weights.
 - `fit`: steps over batches, rows of measurements, early stop (`EarlyStop`), logs (`JsonLines`,
   `TensorBoard`) and `Checkpoints`, from which a killed run goes on bit for bit; `Chunks` stacks batches for
   `make_epoch`.
@@ -14,6 +15,7 @@ from efficient.train.early_stop import EarlyStop
 from efficient.train.evaluate import evaluate, evaluator
 from efficient.train.log import JsonLines, TensorBoard
 from efficient.train.loop import fit
+from efficient.train.restart import restart
 from efficient.train.source import Chunks
 from efficient.train.step import TrainState, create, make_epoch, make_step
 
@@ -32,4 +34,5 @@ __all__ = [
     "fit",
     "make_epoch",
     "make_step",
+    "restart",
 ]

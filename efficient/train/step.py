@@ -19,6 +19,7 @@ import optax
 
 from efficient.core.freeze import Trainable
 from efficient.core.transform import Key, State, Transform, is_float
+from efficient.train.restart import Restarted, restart
 
 Metrics = dict[str, jax.Array]
 Loss = Callable[[Any, Any, Any, Key], tuple[jax.Array, tuple[Any, Mapping[str, jax.Array]]]]
@@ -87,7 +88,13 @@ def copied(tree: Any) -> Any:
     )
 
 
-def make_step(loss: Loss, optimizer: optax.GradientTransformation, transform: Transform) -> Step:
+def make_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    transform: Transform,
+    *,
+    restarted: Restarted | None = None,
+) -> Step:
     """A jitted training step that takes over its state's memory: use the state that it returns.
 
     Args:
@@ -96,13 +103,15 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, transform: Tr
       optimizer: moves the floating values of `Trainable(params, compress.train)`.
       transform: its `update` runs last, on the moved values, with the number of steps taken (1 after the
         first) and the gradient with respect to what `apply` returned.
+      restarted: which params' moments the optimizer forgets, of the transform's states before and after its
+        `update`, such as `regrown` of sparse training; None for none.
 
     Returns:
       `step(state, batch) -> (state, metrics)`; the metrics are the loss's, and `loss`.
 
     Raises:
       ValueError: at the first step, when the loss is not a scalar, or the state changes its structure, a
-        shape or a dtype.
+        shape or a dtype; or as `restart`.
     """
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
@@ -127,6 +136,9 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, transform: Tr
         params, train = _filled(optax.apply_updates(moved, updates), whole)
         steps = state.step + 1
         compress = transform.update(State(train, state.compress.fixed), params, grads=dense_grads, step=steps)
+        if restarted is not None:
+            regrown = restarted(state.compress, compress) or {}
+            opt_state = restart(opt_state, moved, {f"params/{path}": mask for path, mask in regrown.items()})
         new = TrainState(
             params=params,
             model_state=model_state,

@@ -28,7 +28,7 @@ from efficient.core.statistics import (
 from efficient.core.tap import Atom, regrouped
 from efficient.core.transform import State
 
-ALL = ("absmax", "min", "max", "mean", "second_moment", "gram", "histogram")
+ALL = ("absmax", "min", "max", "mean", "absmean", "second_moment", "zeros", "gram", "histogram")
 U = 2.0**-24
 
 
@@ -46,7 +46,10 @@ def check(stats: Statistics, x: Any, *, rtol: float = 0.0) -> None:
     np.testing.assert_allclose(stats.min, x.min(0), **close)
     np.testing.assert_allclose(stats.max, x.max(0), **close)
     np.testing.assert_allclose(stats.mean, x.mean(0), rtol=rtol + 2 * U, atol=close["atol"])
+    np.testing.assert_allclose(stats.absmean, np.abs(x).mean(0), rtol=rtol + 2 * U, atol=close["atol"])
     np.testing.assert_allclose(stats.second_moment, (x**2).mean(0), rtol=2 * rtol + 2 * U)
+    if not rtol:
+        np.testing.assert_array_equal(stats.zeros, (x == 0).sum(0))
     if stats.histogram is not None:
         assert np.asarray(stats.histogram).sum() == x.size
 
@@ -86,6 +89,7 @@ def test_a_dense_layer_by_hand() -> None:
     assert s.min.tolist() == [1, -4]
     assert s.max.tolist() == [3, 2]
     assert s.mean.tolist() == [2, -1]
+    assert s.absmean.tolist() == [2, 3]  # (1+3)/2 and (4+2)/2
     assert s.second_moment.tolist() == [5, 10]
     assert s.gram.tolist() == [[10, 2], [2, 20]]
     assert s.histogram[0].sum() == 3
@@ -95,6 +99,15 @@ def test_a_dense_layer_by_hand() -> None:
     assert middle[100.0] == 4.125
     assert middle[75.0] == 3 + 2 / 32
     assert out.tolist() == [[-3] * 3, [5] * 3]
+
+
+def test_zeros_by_hand() -> None:
+    # Feature 0 is zero in two of four samples, a negative zero among them; feature 1 in none; 1e-30 is not.
+    x = jnp.array([[0.0, 1.0], [-0.0, -1.0], [1e-30, 2.0], [5.0, 3.0]])
+    _, stats = jitted(lambda p, x: x @ p["w"], {"w": jnp.ones((2, 1))}, x, statistics="zeros")
+    assert stats["w"].zeros.tolist() == [2, 0]
+    assert stats["w"].zero_fraction.tolist() == [0.5, 0]
+    assert stats["w"].absmean is None
 
 
 # Convolutions.

@@ -3,20 +3,21 @@
 Source: Mishra et al., 2021, arXiv:2104.08378, section 2 (2:4 on sparse tensor cores).
 """
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from efficient.core.transform import recipe
-from efficient.prune.pattern import Pattern, require_axis
+from efficient.prune.pattern import Pattern, best_of_each, require_axis, whole
 
 
 @recipe
 def n_m(n: int = 2, m: int = 4, *, axis: int = -2) -> Pattern:
     """Of every `m` neighbours along `axis`, the `n` best stay.
 
-    A budget above n/m (on the way there, along a ramp) keeps more of each group, the same number in all; one
-    below n/m keeps n/m. A tie keeps the lower index. A last group that is not full keeps at most n.
+    A budget above n/m (on the way there, along a ramp) keeps more of each group, the same number in all: that
+    whose total is nearest to the budget, half way the higher. One below n/m keeps n/m. A tie keeps the lower
+    index; NaN goes first. A last group that is not full keeps at most the same number.
 
     Args:
       n: how many stay, from 1 to m.
@@ -35,20 +36,15 @@ def n_m(n: int = 2, m: int = 4, *, axis: int = -2) -> Pattern:
         require_axis(axis, shape, path)
 
     def choose(pooled: Float[Array, "*units"], keep: int | Int[Array, ""]) -> Bool[Array, "*units"]:
-        each = jnp.maximum(n, jnp.round(jnp.asarray(keep, jnp.float32) * m / pooled.size))
-        last = jnp.moveaxis(pooled, axis, -1)
-        groups = -(-last.shape[-1] // m)
-        padding = [(0, 0)] * (last.ndim - 1) + [(0, groups * m - last.shape[-1])]
-        filled = jnp.pad(_nan_last(last), padding, constant_values=-jnp.inf)
-        grouped = filled.reshape(*last.shape[:-1], groups, m)
-        order = jnp.argsort(-grouped, axis=-1, stable=True)
-        rank = jnp.argsort(order, axis=-1, stable=True)
-        chosen = (rank < each).reshape(*last.shape[:-1], groups * m)[..., : last.shape[-1]]
+        last = jnp.moveaxis(pooled, axis, -1)  # [..., length]
+        *rows, length = last.shape
+        full, rest = divmod(length, m)
+        steps = np.arange(m, n - 1, -1)  # how many of each group may stay, the most first
+        totals = int(np.prod(rows)) * (full * steps + np.minimum(steps, rest))
+        each = m - jnp.argmin(jnp.abs(totals - keep))
+        padding = [(0, 0)] * len(rows) + [(0, -length % m)]
+        groups = jnp.pad(last, padding, constant_values=jnp.nan).reshape(*rows, -(-length // m), m)
+        chosen = best_of_each(groups, each).reshape(*rows, -(-length // m) * m)[..., :length]
         return jnp.moveaxis(chosen, -1, axis)
 
-    return Pattern(check, lambda scores: scores, choose, lambda chosen, shape: chosen, sparsity=1 - n / m)
-
-
-def _nan_last(scores: jax.Array) -> jax.Array:
-    """Scores with NaN below every number but the padding's."""
-    return jnp.where(jnp.isnan(scores), jnp.finfo(scores.dtype).min, scores)
+    return Pattern(check, whole, choose, lambda chosen, shape: chosen, sparsity=1 - n / m)
