@@ -22,7 +22,10 @@ from efficient.quantize import codebook, linear
 from experiments.frame import Claim, Metrics, Outcome, Progress, by_seed, column, main, mean
 from experiments.frame.bench import Bench, Weights, require_data
 
-METHODS: Mapping[str, Callable[[int], Transform]] = {"codebook": codebook, "linear": linear}
+METHODS: Mapping[str, Callable[[int], Transform]] = {
+    "codebook": lambda bits: codebook(bits, zero=False),  # nothing was pruned: no entry is kept for zero
+    "linear": linear,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class Config:
     data: str = "mnist5k"  # mnist5k, fashion_mnist, digits, idx:FOLDER or folder:FOLDER
     bits: tuple[int, ...] = (8, 4, 2)  # of a weight, 2 to 8; 8 and 2 have claims
     epochs: int = 12  # of dense training, > 0
-    tune: int = 4  # epochs of training with so many bits, > 0
+    tune: int = 5  # epochs of training with so many bits, > 0
     batch_size: int = 64  # images a step, > 0
     train: int = 0  # training images used; 0 is all
     seeds: tuple[int, ...] = (0, 1, 2)  # one whole run each
