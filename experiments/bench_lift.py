@@ -154,7 +154,7 @@ def run(config: Config, *, progress: Progress | None = None) -> Metrics:
 def traces_fast(metrics: Metrics) -> Outcome:
     """The bar on the trace."""
     ratio = column(metrics, LIFTED, f"trace_over_{BASELINE}")
-    return Outcome.of(ratio, holds=mean(list(ratio.values())) < TRACE_BAR)
+    return Outcome.of(ratio, holds=mean(ratio.values()) < TRACE_BAR)
 
 
 def compiles_small(metrics: Metrics) -> Outcome:
@@ -167,7 +167,7 @@ def compiles_small(metrics: Metrics) -> Outcome:
 def runs_fast(metrics: Metrics) -> Outcome:
     """The bar on the run."""
     ratio = column(metrics, LIFTED, f"run_over_{INSIDE}")
-    return Outcome.of(ratio, holds=mean(list(ratio.values())) < RUN_BAR)
+    return Outcome.of(ratio, holds=mean(ratio.values()) < RUN_BAR)
 
 
 PAPER = "efficient, its own bar"

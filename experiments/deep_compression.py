@@ -16,13 +16,15 @@ network's largest layer 6 % is kept; the paper keeps 8 %, of a network trained o
 
 import functools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from experiments.deep_compression_arms import RECIPES, Config, Network
+from experiments.deep_compression_arms import Config, Network
+from experiments.deep_compression_recipes import COLUMNS, RECIPES, TABLE_ONE
 from experiments.frame import Claim, Outcome, Progress, by_seed, column, main, mean, paired
 
 PAPER = "Han et al., Deep Compression, 2016"
+NOT_SMALLER = 100.0  # percent: no point of an arm is good enough
 
 
 def run(config: Config, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -47,8 +49,8 @@ def ratio_claim(name: str, *, at_least: float, most_loss: float = 0.5) -> Callab
         ratios = column(metrics, "both", f"{name}.ratio")
         losses = column(metrics, "both", f"{name}.loss")
         same = column(metrics, "both", f"{name}.identical")
-        loss = mean(list(losses.values()))
-        holds = mean(list(ratios.values())) >= at_least and loss <= most_loss and min(same.values()) == 1
+        loss = mean(losses.values())
+        holds = mean(ratios.values()) >= at_least and loss <= most_loss and min(same.values()) == 1
         return Outcome.of(ratios, holds, f"mean loss of accuracy {loss:+.2f} points")
 
     return check
@@ -58,8 +60,7 @@ def loss_claim(name: str) -> Callable[[Any], Outcome]:
     """Accuracy lost from the dense network to the file."""
 
     def check(metrics: Any) -> Outcome:
-        losses = column(metrics, "both", f"{name}.loss")
-        return Outcome.of(losses, mean(list(losses.values())) <= 0.5)
+        return Outcome.at_most(column(metrics, "both", f"{name}.loss"), 0.5)
 
     return check
 
@@ -72,7 +73,7 @@ def one_shot_claim(name: str) -> Callable[[Any], Outcome]:
         at_once = paired(operator.sub, untouched, column(metrics, "one_shot", f"{name}.accuracy"))
         in_rounds = column(metrics, "pruned", f"{name}.loss")
         resolved = 0.1  # points: one test image of 1,000
-        first, second = mean(list(at_once.values())), mean(list(in_rounds.values()))
+        first, second = mean(at_once.values()), mean(in_rounds.values())
         return Outcome(
             ours=first / max(second, resolved),
             seeds=tuple(at_once),
@@ -98,7 +99,7 @@ def eight_bits(metrics: Any) -> Outcome:
     """Accuracy lost at 8 bits, untuned."""
     baseline = column(metrics, "baseline", "lenet_300_100.first_accuracy")
     losses = paired(operator.sub, baseline, point(metrics, "lenet_300_100", 8, "untuned_accuracy"))
-    return Outcome.of(losses, mean(list(losses.values())) <= 0.3)
+    return Outcome.at_most(losses, 0.3)
 
 
 def few_bits(name: str, bits: int) -> Callable[[Any], Outcome]:
@@ -107,21 +108,21 @@ def few_bits(name: str, bits: int) -> Callable[[Any], Outcome]:
     def check(metrics: Any) -> Outcome:
         baseline = column(metrics, "baseline", f"{name}.first_accuracy")
         untuned = paired(operator.sub, baseline, point(metrics, name, bits, "untuned_accuracy"))
-        tuned = mean(list(paired(operator.sub, baseline, point(metrics, name, bits, "accuracy")).values()))
-        fell = mean(list(untuned.values()))
+        tuned = mean(paired(operator.sub, baseline, point(metrics, name, bits, "accuracy")).values())
+        fell = mean(untuned.values())
         return Outcome.of(untuned, fell > 20 and tuned <= 3, f"tuned, the loss is {tuned:+.2f} points")
 
     return check
 
 
 def smallest(metrics: Any, arm: str, name: str, most_loss: float = 1.0) -> float:
-    """The smallest size, in percent, at which an arm's mean loss is at most `most_loss`; 100 if none is."""
+    """The smallest size, in percent, at which an arm's mean loss is at most `most_loss`, or NOT_SMALLER."""
     curves = [values[f"{name}.curve"] for values in metrics[arm].values()]
     points = [
         (mean([p["size"] for p in same]), mean([p["loss"] for p in same]))
         for same in zip(*curves, strict=True)
     ]
-    return min([size for size, loss in points if loss <= most_loss], default=100.0)
+    return min([size for size, loss in points if loss <= most_loss], default=NOT_SMALLER)
 
 
 def figure_six(metrics: Any) -> Outcome:
@@ -133,7 +134,8 @@ def figure_six(metrics: Any) -> Outcome:
     holds = sizes["both"] < min(sizes["pruned"], sizes["quantized"]) and sizes["svd"] > max(
         sizes["pruned"], sizes["quantized"]
     )
-    text = ", ".join(f"{arm} {size:.1f} %" for arm, size in sizes.items())
+    words = {arm: f"{size:.1f} %" if size < NOT_SMALLER else "none" for arm, size in sizes.items()}
+    text = ", ".join(f"{arm} {size}" for arm, size in words.items())
     return Outcome(ours=text, seeds=tuple(metrics["svd"]), holds=holds)
 
 
@@ -249,22 +251,6 @@ def tables(record: Any) -> list[Any]:
     return made
 
 
-COLUMNS = (
-    "kept",
-    "weight_bits",
-    "weight_bits_huffman",
-    "index_bits",
-    "index_bits_huffman",
-    "rate",
-    "rate_huffman",
-)
-TABLE_ONE: Mapping[str, tuple[float, float, float, float, float]] = {
-    # Error % before and after, KB before and after, rate.
-    "lenet_300_100": (1.64, 1.58, 1070, 27, 40),
-    "lenet5": (0.80, 0.74, 1720, 44, 39),
-}
-
-
 def table_one(record: Any) -> Any:
     """Error and size before and after."""
     from rich.table import Table
@@ -276,10 +262,10 @@ def table_one(record: Any) -> Any:
         table.add_column(title, justify="left" if title == "network" else "right")
     for name in record.config["networks"]:
         both = {
-            key: mean(list(column(record.metrics, "both", f"{name}.{key}").values()))
+            key: mean(column(record.metrics, "both", f"{name}.{key}").values())
             for key in ("accuracy", "ratio", "file_bytes")
         }
-        dense = mean(list(column(record.metrics, "baseline", f"{name}.accuracy").values()))
+        dense = mean(column(record.metrics, "baseline", f"{name}.accuracy").values())
         size = 4 * next(iter(record.metrics["both"].values()))[f"{name}.layers"][-1]["weights"]
         table.add_row(
             name, f"{100 - dense:.2f}", f"{100 - both['accuracy']:.2f}", f"{size:,.0f}",

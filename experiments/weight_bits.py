@@ -13,21 +13,19 @@ better of the network before and after as many more epochs as the tuning takes. 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from efficient import Transform, at, identity, stored_bytes
-from efficient.core.transform import State
-from efficient.data import NAMES, Batches, Dataset, evaluation_batches, load
-from efficient.models import zoo
 from efficient.quantize import codebook, linear
-from efficient.train import classifier, create, evaluate, fit, make_step
 from experiments.frame import Claim, Metrics, Outcome, Progress, by_seed, column, main, mean
+from experiments.frame.bench import Bench, Weights, require_data
 
-METHODS: Mapping[str, Callable[[int], Transform]] = {"codebook": codebook, "linear": linear}
+METHODS: Mapping[str, Callable[[int], Transform]] = {
+    "codebook": lambda bits: codebook(bits, zero=False),  # nothing was pruned: no entry is kept for zero
+    "linear": linear,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,7 @@ class Config:
     data: str = "mnist5k"  # mnist5k, fashion_mnist, digits, idx:FOLDER or folder:FOLDER
     bits: tuple[int, ...] = (8, 4, 2)  # of a weight, 2 to 8; 8 and 2 have claims
     epochs: int = 12  # of dense training, > 0
-    tune: int = 4  # epochs of training with so many bits, > 0
+    tune: int = 5  # epochs of training with so many bits, > 0
     batch_size: int = 64  # images a step, > 0
     train: int = 0  # training images used; 0 is all
     seeds: tuple[int, ...] = (0, 1, 2)  # one whole run each
@@ -50,8 +48,7 @@ class Config:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}; leave it out.")
         if not self.bits or not all(2 <= bits <= 8 for bits in self.bits):
             raise ValueError(f"bits must be of 2 to 8, got {self.bits!r}; e.g. --bits=8,2.")
-        if self.data.partition(":")[0] not in NAMES:
-            raise ValueError(f"data must be one of {NAMES}, got {self.data!r}; choose one.")
+        require_data(self.data)
 
     @classmethod
     def smoke(cls) -> "Config":
@@ -59,80 +56,44 @@ class Config:
         return cls(model="lenet_300_100", width=0, bits=(2,), epochs=1, tune=1, train=256, seeds=(0,))
 
 
-class Weights(NamedTuple):
-    """What one arm trains, and what it carries along."""
-
-    params: Any
-    model_state: Any  # batch statistics
-    compress: State
-
-
-class Bench:
-    """One network on one data set. What is compiled serves every seed."""
+class Arms:
+    """The network dense, and with so many bits a weight by either method."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.data = config, _data(config)
-        self.model, self.example = zoo.get(config.model, **({"width": config.width} if config.width else {}))
-        self.loss, self.score = classifier(self.model)
+        options = {"width": config.width} if config.width else {}
+        self.bench = Bench.make(
+            config.model, config.data, batch_size=config.batch_size, train=config.train, **options
+        )
+        self.config = config
         self.transforms: dict[str, Transform] = {
             f"{name}_{bits}": at("**/kernel", method(bits))
             for name, method in METHODS.items()
             for bits in config.bits
         }
-        self.tuners = {arm: self.trainer(t, config.tune) for arm, t in self.transforms.items()}
+        self.tune = {arm: self.trainer(t, config.tune) for arm, t in self.transforms.items()}
         self.train_further = self.trainer(identity(), config.tune)
         self.train_dense = self.trainer(identity(), config.epochs)
 
     def trainer(self, transform: Transform, epochs: int) -> Callable[[Weights, int], Weights]:
-        """`train(weights, seed)`: Adam, its rate falling from 1e-3 to 0 on a cosine."""
-        steps = epochs * (len(self.data.train_labels) // self.config.batch_size)
-        optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
-        step = make_step(self.loss, optimizer, transform)
+        """Adam, its rate falling from 1e-3 to 0 on a cosine."""
+        schedule = optax.cosine_decay_schedule(1e-3, epochs * self.bench.steps_per_epoch)
+        train = self.bench.trainer(transform, optax.adam(schedule))
+        return lambda weights, seed: train(weights, seed, epochs)
 
-        def train(weights: Weights, seed: int) -> Weights:
-            state = create(
-                weights.params,
-                transform,
-                optimizer,
-                key=jax.random.key(seed),
-                model_state=weights.model_state,
-                compress=weights.compress,
-            )
-            batches = Batches(
-                images=self.data.train_images,
-                labels=self.data.train_labels,
-                batch_size=self.config.batch_size,
-                seed=seed,
-                epochs=epochs,
-                drop_last=True,
-            )
-            state, _ = fit(state, step, batches, progress=False, every=10**9)
-            return Weights(state.params, state.model_state, state.compress)
-
-        return train
-
-    def accuracy(self, params: Any, model_state: Any) -> float:
-        """Percent of the test set."""
-        rows = evaluation_batches(self.data.test_images, self.data.test_labels, batch_size=500)
-        return 100 * evaluate(self.score, params, model_state, rows)["accuracy"]
+    def accuracy(self, weights: Weights, transform: Transform) -> float:
+        """Percent of the test set, with the weights that the transform shows."""
+        return self.bench.accuracy(transform.apply(weights.params, weights.compress), weights.model_state)
 
     def run(self, seed: int, progress: Progress) -> dict[str, dict[str, float]]:
         """All arms at one seed."""
-        variables: Any = dict(
-            jax.jit(self.model.init)(
-                jax.random.key(seed), jnp.zeros((1, *self.data.image_shape), self.example.dtype)
-            )
-        )
-        dense = self.train_dense(Weights(variables.pop("params"), variables, State()), seed)
-        later = self.train_further(dense, seed + 1000)
-        first, second = (self.accuracy(one.params, one.model_state) for one in (dense, later))
-        best = max(first, second)
+        dense = self.train_dense(self.bench.start(seed), seed)
+        first = self.accuracy(dense, identity())
+        best = max(first, self.accuracy(self.train_further(dense, seed + 1000), identity()))
         arms: dict[str, dict[str, float]] = {"baseline": {"accuracy": best, "first_accuracy": first}}
         for arm, transform in progress.track(self.transforms.items(), "widths", total=len(self.transforms)):
-            compress = transform.init(dense.params)
-            untuned = self.accuracy(transform.apply(dense.params, compress), dense.model_state)
-            tuned = self.tuners[arm](dense._replace(compress=compress), seed + 1000)
-            accuracy = self.accuracy(transform.apply(tuned.params, tuned.compress), tuned.model_state)
+            start = dense._replace(compress=transform.init(dense.params))
+            tuned = self.tune[arm](start, seed + 1000)
+            untuned, accuracy = self.accuracy(start, transform), self.accuracy(tuned, transform)
             packed = transform.pack(tuned.params, tuned.compress)
             arms[arm] = {
                 "untuned_accuracy": untuned,
@@ -144,27 +105,14 @@ class Bench:
         return arms
 
 
-def _data(config: Config) -> Dataset:
-    """The images that the config names."""
-    data = load(config.data)
-    if config.train:
-        data = data.subset(train=config.train, test=min(config.train, len(data.test_labels)), seed=0)
-    return data
-
-
 def run(config: Config, *, progress: Progress | None = None) -> Metrics:
     """By arm (`baseline`, `codebook_2`, ..., `linear_8`): accuracies in percent, losses in points."""
-    return by_seed(Bench(config).run, config.seeds, progress=progress)
+    return by_seed(Arms(config).run, config.seeds, progress=progress)
 
 
 def untuned(arm: str, *, most: float) -> Callable[[Metrics], Outcome]:
     """The mean loss untuned is at most so many points."""
-
-    def check(metrics: Metrics) -> Outcome:
-        losses = column(metrics, arm, "untuned_loss")
-        return Outcome.of(losses, mean(list(losses.values())) <= most)
-
-    return check
+    return lambda metrics: Outcome.at_most(column(metrics, arm, "untuned_loss"), most)
 
 
 def collapse(arm: str, *, least: float, tuned: float) -> Callable[[Metrics], Outcome]:
@@ -172,8 +120,8 @@ def collapse(arm: str, *, least: float, tuned: float) -> Callable[[Metrics], Out
 
     def check(metrics: Metrics) -> Outcome:
         losses = column(metrics, arm, "untuned_loss")
-        after = mean(list(column(metrics, arm, "loss").values()))
-        holds = mean(list(losses.values())) >= least and after <= tuned
+        after = mean(column(metrics, arm, "loss").values())
+        holds = mean(losses.values()) >= least and after <= tuned
         return Outcome.of(losses, holds, f"tuned, the loss is {after:+.2f} points")
 
     return check
@@ -220,7 +168,7 @@ def tables(record: Any) -> list[Any]:
         table.add_column(title, justify="left" if title == "weights" else "right")
 
     def average(arm: str, metric: str) -> str:
-        return f"{mean(list(column(record.metrics, arm, metric).values())):.2f}"
+        return f"{mean(column(record.metrics, arm, metric).values()):.2f}"
 
     table.add_row("float32", "32", average("baseline", "first_accuracy"), average("baseline", "accuracy"))
     for method in METHODS:
@@ -238,10 +186,10 @@ def figures(record: Any) -> dict[str, Any]:
     bits = sorted(record.config["bits"])
     for method in METHODS:
         for metric, label, line in (("untuned_accuracy", "untuned", "--"), ("accuracy", "tuned", "-")):
-            values = [mean(list(column(record.metrics, f"{method}_{b}", metric).values())) for b in bits]
+            values = [mean(column(record.metrics, f"{method}_{b}", metric).values()) for b in bits]
             axes.plot(bits, values, "o" + line, label=f"{method}, {label}")
     axes.axhline(
-        mean(list(column(record.metrics, "baseline", "accuracy").values())), color=style.BASELINE, linewidth=1
+        mean(column(record.metrics, "baseline", "accuracy").values()), color=style.BASELINE, linewidth=1
     )
     axes.set(
         xlabel="bits a weight",

@@ -95,6 +95,12 @@ def lora(rank: int, *, alpha: float | None = None, out_ndim: int = 1, merge: boo
     Raises:
       ValueError: at once, a rank below 1; at `init`, a leaf with too few axes, or no `key`.
 
+    Example:
+      >>> params = {"kernel": jnp.ones((8, 4))}
+      >>> state = lora(2).init(params, key=jax.random.key(0))
+      >>> {name: factor.shape for name, factor in state.train["kernel"].items()}
+      {'a': (8, 2), 'b': (2, 4)}
+
     Source: module docstring. *Differs:* A is drawn with variance 1 / inputs (the paper says Gaussian).
     """
     if rank < 1:

@@ -64,7 +64,8 @@ def write(
         Sizes and bits of every tensor, for both codings; `report.file_bytes` is the size of the file.
 
     Raises:
-        ValueError: a gap width out of range, a tensor of neither kind, or a name that UTF-8 cannot hold.
+        ValueError: a gap width out of range, a tensor of neither kind, an empty one whose other sizes
+            multiply to 2**60 or more, or a name that UTF-8 cannot hold.
     """
     check_index_bits(index_bits)
     parts, rows = [MAGIC, bytes([VERSION]), varint(len(tensors))], []
@@ -72,7 +73,7 @@ def write(
     for (name, tensor), head in zip(tensors.items(), _pack_names(tensors), strict=True):
         if not isinstance(tensor, Shared | Dense):
             raise ValueError(f"{name} must be Shared or Dense, got {type(tensor).__name__}; wrap the array.")
-        fixed, coded = (pack_tensor(tensor, index_bits=index_bits, huffman_coded=h) for h in (False, True))
+        fixed, coded = _pack_both(name, tensor, index_bits=index_bits)
         rows.append(_row(name, tensor, fixed=fixed, coded=coded, head_bytes=len(head)))
         parts += [head, coded.data if huffman_coded else fixed.data]
     body = b"".join(parts)
@@ -114,7 +115,7 @@ def read(
 
 
 def _checked_body(data: bytes, max_bytes: int) -> bytes:
-    """What stands between magic and checksum; ValueError where either is wrong."""
+    """What stands before the checksum; ValueError where that or the magic is wrong."""
     if len(data) > max_bytes:
         raise ValueError(
             f"file must be at most {max_bytes} bytes, got more; raise max_bytes if you trust it."
@@ -128,32 +129,48 @@ def _checked_body(data: bytes, max_bytes: int) -> bytes:
         raise ValueError(
             f"file must have the checksum of its bytes, got {checksum.hex()}; damaged or truncated."
         )
-    return body[len(MAGIC) :]
+    return body
 
 
 def _parse(body: bytes, max_bytes: int) -> dict[str, Shared | Dense]:
     """The tensors of a body; ValueError for any other bytes."""
-    reader = ByteReader(body)
-    version = reader.byte()
+    reader = ByteReader(body, position=len(MAGIC))
+    version = reader.byte("version")
     if version != VERSION:
         raise ValueError(f"version must be {VERSION}, got {version}; read it with the release that wrote it.")
     tensors: dict[str, Shared | Dense] = {}
     room, previous = max_bytes, b""
-    for _ in range(reader.varint()):
+    for _ in range(reader.varint("number of tensors")):
         previous = _unpack_name(reader, previous)
-        name = previous.decode()
+        name = ByteReader(previous, name="a name").text(len(previous))
         if name in tensors:
-            raise ValueError(f"names must be distinct, got {name!r} twice; the data is corrupt.")
+            raise ValueError(f"names must be distinct, got {name[:200]!r} twice; the data is corrupt.")
         room -= _OBJECT_BYTES + len(previous)
         if room < 0:
             raise ValueError(f"tensors must take at most {max_bytes} bytes, got more; raise it if trusted.")
-        tensors[name] = unpack_tensor(reader, max_bytes=room)
+        try:
+            tensors[name] = unpack_tensor(reader, max_bytes=room)
+        except ValueError as error:
+            raise ValueError(f"{name[:200]!r}: {error}") from error
         room -= _nbytes(tensors[name])
     if reader.left:
         raise ValueError(
             f"file must end after its tensors, got {reader.left} more bytes; the data is corrupt."
         )
     return tensors
+
+
+def _pack_both(
+    name: str, tensor: Shared | Dense, *, index_bits: IndexBits
+) -> tuple[TensorRecord, TensorRecord]:
+    """The records of a tensor with fixed-width codes, and with Huffman codes where they are smaller."""
+    try:
+        return (
+            pack_tensor(tensor, index_bits=index_bits, huffman_coded=False),
+            pack_tensor(tensor, index_bits=index_bits, huffman_coded=True),
+        )
+    except ValueError as error:
+        raise ValueError(f"{name!r}: {error}") from error
 
 
 def _pack_names(names: Mapping[str, object]) -> Iterator[bytes]:
@@ -169,10 +186,10 @@ def _pack_names(names: Mapping[str, object]) -> Iterator[bytes]:
 
 def _unpack_name(reader: ByteReader, previous: bytes) -> bytes:
     """The next name, given the one before."""
-    shared, more = reader.varint(), reader.varint()
+    shared, more = reader.varint("shared bytes of a name"), reader.varint("other bytes of a name")
     if shared > len(previous):
         raise ValueError(f"name must share at most {len(previous)} bytes, got {shared}; the data is corrupt.")
-    return previous[:shared] + reader.take(more)
+    return previous[:shared] + reader.take(more, "name")
 
 
 def _nbytes(tensor: Shared | Dense) -> int:

@@ -57,7 +57,13 @@ def code_lengths(counts: Integer[np.ndarray, " symbols"], *, max_length: int = M
         lengths[used] = 1
         return lengths
     order = used[np.argsort(counts[used], kind="stable")]
-    leaves = counts[order].astype(np.int64)
+    lengths[order] = _merged_lengths(counts[order].astype(np.int64), max_length)
+    return lengths
+
+
+def _merged_lengths(leaves: np.ndarray, max_length: int) -> np.ndarray:
+    """Package-merge: the code lengths of two or more symbols of rising counts."""
+    lengths = np.zeros(leaves.size, np.uint8)
     items, levels = leaves, [np.ones(leaves.size, np.bool_)]
     for _ in range(max_length - 1):
         packages = items[: items.size // 2 * 2].reshape(-1, 2).sum(1)
@@ -68,7 +74,7 @@ def code_lengths(counts: Integer[np.ndarray, " symbols"], *, max_length: int = M
     taken = 2 * leaves.size - 2
     for is_leaf in reversed(levels):
         symbols = int(np.count_nonzero(is_leaf[:taken]))
-        lengths[order[:symbols]] += 1
+        lengths[:symbols] += 1
         taken = 2 * (taken - symbols)
     return lengths
 
@@ -125,13 +131,7 @@ def decode(data: bytes, lengths: Integer[np.ndarray, " symbols"], count: int) ->
     """
     if not 0 <= count <= 8 * len(data):
         raise ValueError(f"count must be in 0 to {8 * len(data)}, got {count!r}; the data is truncated.")
-    order, width = _canonical_order(lengths)
-    sizes = lengths[order].astype(np.int64)
-    room = 1 << (width - sizes)
-    table_symbol = np.full(1 << width, -1, np.int64)  # -1: no code begins so (a table of one symbol).
-    table_symbol[: room.sum()] = np.repeat(order, room)
-    table_size = np.ones(1 << width, np.uint8)
-    table_size[: room.sum()] = np.repeat(sizes, room)
+    table_symbol, table_size, width = _decoding_table(lengths)
     raw = np.frombuffer(data + bytes(2), np.uint8)
     symbols = np.empty(count, np.int64)
     done = position = 0  # Symbols decoded; bit at which the next code begins.
@@ -150,6 +150,18 @@ def decode(data: bytes, lengths: Integer[np.ndarray, " symbols"], count: int) ->
         symbols[done : done + len(begins)] = table_symbol[windows[np.array(begins, np.int64)]]
         done, position = done + len(begins), 8 * start + place
     return _checked(symbols, data, done=done, bits=position)
+
+
+def _decoding_table(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """For every next `width` bits the symbol whose code they begin with and that code's length; the width."""
+    order, width = _canonical_order(lengths)
+    sizes = lengths[order].astype(np.int64)
+    room = 1 << (width - sizes)
+    symbol = np.full(1 << width, -1, np.int64)  # -1: no code begins so (a table of one symbol).
+    symbol[: room.sum()] = np.repeat(order, room)
+    size = np.ones(1 << width, np.uint8)
+    size[: room.sum()] = np.repeat(sizes, room)
+    return symbol, size, width
 
 
 def _checked(symbols: np.ndarray, data: bytes, *, done: int, bits: int) -> np.ndarray:
@@ -206,10 +218,10 @@ def unpack_lengths(reader: ByteReader, symbols: int) -> Lengths:
     Raises:
         ValueError: a table that is truncated, lists more than `symbols`, or holds a length outside 1 to 16.
     """
-    size = reader.varint()
+    size = reader.varint("size of a code table")
     if size > 4 * symbols:  # 32 bits a symbol at most: what is read next is in proportion to the alphabet.
         raise ValueError(f"table must be at most {4 * symbols} bytes, got {size}; it is corrupt.")
-    bits = np.unpackbits(np.frombuffer(reader.take(size), np.uint8))
+    bits = np.unpackbits(np.frombuffer(reader.view(size, "code table"), np.uint8))
     numbers = np.diff(np.flatnonzero(bits), prepend=-1) - 1
     if numbers.size > symbols:
         raise ValueError(f"table must list at most {symbols} symbols, got {numbers.size}; it is corrupt.")

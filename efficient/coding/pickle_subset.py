@@ -7,61 +7,24 @@ those that PyTorch's protocol 2 writer emits for mappings of tensors.
 Source: the opcode descriptions of Python's `pickletools`.
 """
 
-import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_LONGEST_NAME = 256  # bytes of a line that names a module or an attribute
+from efficient.coding.byte_reader import ByteReader
 
-
-class PickleSubsetError(ValueError):
-    """The bytes are not a pickle stream of the subset that this module reads."""
-
-
-class Cursor:
-    """A position in bytes that refuses to read past their end."""
-
-    def __init__(self, data: bytes | memoryview, position: int = 0):
-        self.data = memoryview(data)
-        self.position = position
-
-    def take(self, count: int) -> memoryview:
-        """The next `count` bytes, as a view."""
-        left = len(self.data) - self.position
-        if not 0 <= count <= left:
-            raise PickleSubsetError(
-                f"data must be complete, got {left} bytes at byte {self.position} where {count} were "
-                "announced; fetch the file again."
-            )
-        self.position += count
-        return self.data[self.position - count : self.position]
-
-    def number(self, form: str) -> Any:
-        """The next number in a `struct` format such as "<I"."""
-        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
-
-    def line(self) -> str:
-        """The text before the next newline, which is skipped."""
-        line, newline, _ = bytes(self.data[self.position : self.position + _LONGEST_NAME]).partition(b"\n")
-        if not newline:
-            raise PickleSubsetError(
-                f"a name must end within {_LONGEST_NAME} bytes, got none at byte {self.position}; "
-                "fetch the file again."
-            )
-        self.position += len(line) + 1
-        return _text(line)
+_LONGEST_NAME = 256  # bytes of a line that names a module or an attribute, its newline included
 
 
 def read_pickle(
-    cursor: Cursor,
+    reader: ByteReader,
     *,
     names: Mapping[str, Any] | None = None,
     persistent: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """One value from the stream at the cursor, which is left after it.
+    """One value from the stream that the reader stands at, and is left after.
 
     Args:
-        cursor: where the stream starts; protocol 2.
+        reader: stands where the stream starts; protocol 2.
         names: what "module attribute" stands for: a value, or a function that a stream may call. A function
             gets arguments that the stream chose, so it must check them all.
         persistent: gives the value of a persistent id, again a value that the stream chose.
@@ -70,31 +33,23 @@ def read_pickle(
         None, a bool, int, float, str, tuple, list, dict with str keys, or what the two tables gave.
 
     Raises:
-        PickleSubsetError: the stream is cut, malformed, or uses an opcode, name or id outside of the subset.
+        ValueError: the stream is cut, malformed, or uses an opcode, name or id outside of the subset.
     """
-    return _Machine(cursor, names or {}, persistent).run()
-
-
-def _text(data: bytes | memoryview) -> str:
-    """UTF-8 text."""
-    try:
-        return str(data, "utf-8")
-    except UnicodeDecodeError as error:
-        raise PickleSubsetError("text must be UTF-8, got other bytes; fetch the file again.") from error
+    return _Machine(reader, names or {}, persistent).run()
 
 
 class _Machine:
     """The stack, the marks and the memo of one stream."""
 
-    def __init__(self, cursor: Cursor, names: Mapping[str, Any], persistent: Callable[[Any], Any] | None):
-        self.cursor, self.names, self.persistent = cursor, names, persistent
+    def __init__(self, reader: ByteReader, names: Mapping[str, Any], persistent: Callable[[Any], Any] | None):
+        self.reader, self.names, self.persistent = reader, names, persistent
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
         """Executes opcodes up to STOP and gives the one value that is left."""
-        while (opcode := self.cursor.number("c")) != b".":
+        while (opcode := self.reader.take(1, "opcode")) != b".":
             operation = _OPCODES.get(opcode)
             if operation is None:
                 raise self.error(f"opcode must be one that PyTorch writes, got 0x{opcode.hex()}")
@@ -103,10 +58,11 @@ class _Machine:
             raise self.error(f"the stream must leave one value, got {len(self.stack)}")
         return self.stack[0]
 
-    def error(self, problem: str) -> PickleSubsetError:
+    def error(self, problem: str) -> ValueError:
         """The error to raise; values of the stream are never printed, since their text can be endless."""
-        return PickleSubsetError(
-            f"{problem} (before byte {self.cursor.position}); the file is damaged or not a plain checkpoint."
+        return ValueError(
+            f"{problem} (before byte {self.reader.position} of {self.reader.name}); the file is damaged "
+            "or not a plain checkpoint."
         )
 
     def push(self, value: Any) -> None:
@@ -148,7 +104,7 @@ class _Machine:
 
     def name(self) -> None:
         """Pushes what a global name stands for."""
-        name = f"{self.cursor.line()} {self.cursor.line()}"
+        name = " ".join(self.reader.line(_LONGEST_NAME, "name") for _ in range(2))
         if name not in self.names:
             raise self.error(f"name must be one of {sorted(self.names)}, got {name!r}")
         self.push(self.names[name])
@@ -192,16 +148,17 @@ class _Machine:
 
     def protocol(self) -> None:
         """Checks the protocol number."""
-        if (protocol := self.cursor.number("<B")) != 2:
+        if (protocol := self.reader.byte("protocol")) != 2:
             raise self.error(f"protocol must be 2, got {protocol}")
 
     def text(self) -> None:
         """Pushes a text that its length precedes."""
-        self.push(_text(self.cursor.take(self.cursor.number("<I"))))
+        self.push(self.reader.text(self.reader.number("<I", "size of text")))
 
     def long(self) -> None:
         """Pushes an integer of up to 255 bytes."""
-        self.push(int.from_bytes(self.cursor.take(self.cursor.number("<B")), "little", signed=True))
+        data = self.reader.take(self.reader.byte("size of integer"), "integer")
+        self.push(int.from_bytes(data, "little", signed=True))
 
 
 _OPCODES: dict[bytes, Callable[[_Machine], None]] = {
@@ -214,17 +171,17 @@ _OPCODES: dict[bytes, Callable[[_Machine], None]] = {
     b"\x85": lambda m: m.push(tuple(m.pop(1))),
     b"\x86": lambda m: m.push(tuple(m.pop(2))),
     b"\x87": lambda m: m.push(tuple(m.pop(3))),
-    b"q": lambda m: m.put(m.cursor.number("<B")),
-    b"r": lambda m: m.put(m.cursor.number("<I")),
-    b"h": lambda m: m.get(m.cursor.number("<B")),
-    b"j": lambda m: m.get(m.cursor.number("<I")),
+    b"q": lambda m: m.put(m.reader.byte()),
+    b"r": lambda m: m.put(m.reader.number("<I")),
+    b"h": lambda m: m.get(m.reader.byte()),
+    b"j": lambda m: m.get(m.reader.number("<I")),
     b"N": lambda m: m.push(None),
     b"\x88": lambda m: m.push(True),
     b"\x89": lambda m: m.push(False),
-    b"J": lambda m: m.push(m.cursor.number("<i")),
-    b"K": lambda m: m.push(m.cursor.number("<B")),
-    b"M": lambda m: m.push(m.cursor.number("<H")),
-    b"G": lambda m: m.push(m.cursor.number(">d")),
+    b"J": lambda m: m.push(m.reader.number("<i")),
+    b"K": lambda m: m.push(m.reader.byte()),
+    b"M": lambda m: m.push(m.reader.number("<H")),
+    b"G": lambda m: m.push(m.reader.number(">d")),
     b"\x8a": _Machine.long,
     b"X": _Machine.text,
     b"c": _Machine.name,

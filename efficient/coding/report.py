@@ -26,9 +26,7 @@ class TensorReport:
     fillers: int  # P+Q: gap codes beyond one a kept weight.
     fixed_bytes: int  # P+Q: everything the file holds of this tensor, fixed-width codes.
     weight_entropy: float  # Bits a kept weight: Shannon's bound on its code.
-    index_entropy: (
-        float  # Bits a kept weight: the bound on its gap codes, of the gap width that the file has.
-    )
+    index_entropy: float  # Bits a kept weight: the bound on its gap codes, at the file's gap width.
     weight_bits_huffman: float  # P+Q+H: mean bits of a weight's code in the file; table excluded.
     index_bits_huffman: float  # P+Q+H: mean bits of gap codes a kept weight; table excluded.
     huffman_bytes: int  # P+Q+H: everything the file holds of this tensor.

@@ -75,16 +75,16 @@ def read_stream(reader: ByteReader, alphabet: int, count: int) -> Int64[np.ndarr
     Raises:
         ValueError: an unknown coding, truncated or invalid data, or a symbol out of range.
     """
-    coding = reader.byte()
+    coding = reader.byte("coding of a stream")
     if coding == _HUFFMAN and alphabet <= _MAX_ALPHABET:
         lengths = huffman.unpack_lengths(reader, alphabet)
-        return huffman.decode(reader.take(reader.varint()), lengths, count)
+        return huffman.decode(reader.take(reader.varint("size of codes"), "codes"), lengths, count)
     if coding != _FIXED:
         raise ValueError(
             f"coding must be {_FIXED}, or {_HUFFMAN} up to {_MAX_ALPHABET} symbols, got {coding}; corrupt."
         )
     width = fixed_width(alphabet)
-    symbols = unpack_bits(reader.take(-(-count * width // 8)), width, count)
+    symbols = unpack_bits(reader.take(-(-count * width // 8), "codes"), width, count)
     if symbols.max(initial=-1) >= alphabet:
         raise ValueError(f"symbols must be below {alphabet}, got {symbols.max()}; the data is corrupt.")
     return symbols

@@ -1,6 +1,7 @@
 """One tensor as bytes: what a compressed file holds of it, its name aside.
 
-Bytes: 16 * kind + dtype (a byte); the number of dimensions and each of them (varints); then
+Bytes: 16 * kind + the place of the dtype in `_DTYPES` (a byte); the number of dimensions and each
+of them (varints); then
 
 - kind 0, dense: the values, little-endian, in C order;
 - kind 1, shared: the size of the codebook (varint), its values, the stream of indices;
@@ -17,11 +18,14 @@ import numpy as np
 from efficient.coding.byte_reader import ByteReader, varint
 from efficient.coding.relative_index import decode_gaps, encode_gaps
 from efficient.coding.symbol_stream import StreamPlan, plan_stream, read_stream, write_stream
-from efficient.coding.tensors import FLOATS, INTEGERS, Dense, Shared
+from efficient.coding.tensors import FLOATS, Dense, Shared
 
 MAX_INDEX_BITS = 16
 _DENSE, _SHARED, _SPARSE = 0, 1, 2
-_DTYPES = FLOATS + INTEGERS
+_DTYPES = (  # A dtype's code is its place here: only ever append.
+    *("float16", "float32", "float64", "int8", "int16", "int32", "int64"),
+    *("uint8", "uint16", "uint32", "uint64", "bfloat16"),
+)
 _MAX_RANK = 64  # NumPy's.
 
 IndexBits = int | Literal["best"]
@@ -53,6 +57,9 @@ def pack_tensor(tensor: Shared | Dense, *, index_bits: IndexBits, huffman_coded:
         tensor: what to write. A mask that is True everywhere is written as none.
         index_bits: gap width in 1 to 16, or the one with which the gaps take the fewest bytes.
         huffman_coded: False allows fixed-width codes only.
+
+    Raises:
+        ValueError: an empty tensor whose other sizes multiply to 2**60 or more.
     """
     if isinstance(tensor, Dense):
         return TensorRecord(data=_head(_DENSE, tensor.values, tensor.values.shape) + _raw(tensor.values))
@@ -95,19 +102,31 @@ def _plan_gaps(
 
 def _head(kind: int, values: np.ndarray, shape: tuple[int, ...]) -> bytes:
     """Kind, dtype and shape."""
+    _check_shape(shape)
     head = bytes([kind << 4 | _DTYPES.index(values.dtype.name)]) + varint(len(shape))
     return head + b"".join(varint(size) for size in shape)
 
 
+def _check_shape(shape: tuple[int, ...]) -> None:
+    """Refuses an empty array whose other sizes NumPy would refuse in a dtype of up to 8 bytes."""
+    if math.prod(max(size, 1) for size in shape) >= 1 << 60:
+        raise ValueError(
+            f"shape must have a product below 2**60 without its zeros, got {shape}; "
+            "no array of 8-byte values can have it."
+        )
+
+
 def _raw(values: np.ndarray) -> bytes:
     """The values bit for bit, little-endian, in C order."""
+    if values.dtype.name == "bfloat16":  # NumPy cannot turn the bytes of a dtype that is not its own.
+        values = values.view(np.uint16)
     return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _from_raw(data: bytes, dtype: str) -> np.ndarray:
     """The flat array that `_raw` wrote, in this machine's byte order."""
-    little = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"))
-    return little.astype(np.dtype(dtype))
+    stored = np.dtype("uint16" if dtype == "bfloat16" else dtype)
+    return np.frombuffer(data, stored.newbyteorder("<")).astype(stored).view(dtype)
 
 
 def unpack_tensor(reader: ByteReader, *, max_bytes: int) -> Shared | Dense:
@@ -120,24 +139,16 @@ def unpack_tensor(reader: ByteReader, *, max_bytes: int) -> Shared | Dense:
     Raises:
         ValueError: anything that `pack_tensor` does not write, or a tensor over `max_bytes`.
     """
-    tag, rank = reader.byte(), reader.varint()
-    kind, code = tag >> 4, tag & 15
-    if kind > _SPARSE or code >= (len(_DTYPES) if kind == _DENSE else len(FLOATS)) or rank > _MAX_RANK:
-        raise ValueError(
-            f"record must begin with a kind, a dtype and a rank, got {tag:#04x} and {rank}; corrupt."
-        )
-    dtype, shape = _DTYPES[code], tuple(reader.varint() for _ in range(rank))
-    itemsize = np.dtype(dtype).itemsize
+    kind, dtype, shape = _read_head(reader)
+    size, itemsize = math.prod(shape), np.dtype(dtype).itemsize
     a_weight = {_DENSE: itemsize, _SHARED: 4, _SPARSE: 5}[kind]  # Bytes: int32 indices, and a bool mask.
-    needed = a_weight * math.prod(max(size, 1) for size in shape)
-    if needed > max_bytes:
+    if a_weight * size > max_bytes:
         raise ValueError(
-            f"tensor must take at most {max_bytes} bytes, got {needed}; raise max_bytes if trusted."
+            f"tensor must take at most {max_bytes} bytes, got {a_weight * size}; raise max_bytes if trusted."
         )
-    size = math.prod(shape)
     if kind == _DENSE:
-        return Dense(_from_raw(reader.take(size * itemsize), dtype).reshape(shape))
-    codebook = _from_raw(reader.take(reader.varint() * itemsize), dtype)
+        return Dense(_from_raw(reader.take(size * itemsize, "dense values"), dtype).reshape(shape))
+    codebook = _from_raw(reader.take(reader.varint("size of a codebook") * itemsize, "codebook"), dtype)
     if kind == _SHARED:
         return Shared(codebook, read_stream(reader, codebook.size, size).astype(np.int32).reshape(shape))
     positions = _read_positions(reader, size)
@@ -147,9 +158,23 @@ def unpack_tensor(reader: ByteReader, *, max_bytes: int) -> Shared | Dense:
     return Shared(codebook, indices.reshape(shape), mask.reshape(shape))
 
 
+def _read_head(reader: ByteReader) -> tuple[int, str, tuple[int, ...]]:
+    """The kind, dtype and shape that `_head` wrote, of an array that NumPy can have."""
+    tag, rank = reader.byte("kind and dtype"), reader.varint("rank")
+    kind, code = tag >> 4, tag & 15
+    is_known = kind <= _SPARSE and code < len(_DTYPES) and (kind == _DENSE or _DTYPES[code] in FLOATS)
+    if not is_known or rank > _MAX_RANK:
+        raise ValueError(
+            f"record must begin with a kind, a dtype and a rank, got {tag:#04x} and {rank}; corrupt."
+        )
+    shape = tuple(reader.varint("shape") for _ in range(rank))
+    _check_shape(shape)
+    return kind, _DTYPES[code], shape
+
+
 def _read_positions(reader: ByteReader, size: int) -> np.ndarray:
     """The places of the kept weights, all below `size`."""
-    width, entries = reader.byte(), reader.varint()
+    width, entries = reader.byte("gap width"), reader.varint("number of gaps")
     if not 1 <= width <= MAX_INDEX_BITS:
         raise ValueError(f"gap width must be in 1 to {MAX_INDEX_BITS}, got {width}; the data is corrupt.")
     if entries > size:

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+import ml_dtypes as ml_dtypes  # It makes bfloat16 known to NumPy by name.
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Num
 
-FLOATS = ("float16", "float32", "float64")
+FLOATS = ("float16", "float32", "float64", "bfloat16")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 
@@ -13,7 +14,7 @@ INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uin
 class Dense:
     """A tensor whose every value is kept as it is (a bias, a norm, a counter)."""
 
-    values: Num[np.ndarray, "*shape"]  # Float of 16, 32 or 64 bits, or integer.
+    values: Num[np.ndarray, "*shape"]  # One of FLOATS or INTEGERS.
 
     def __post_init__(self):
         if self.values.dtype.name not in FLOATS + INTEGERS:

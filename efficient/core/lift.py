@@ -41,6 +41,14 @@ def lift(fn: F, *, strict: bool = False) -> F:
 
     Raises:
       DenseError: at the call, under `strict`, naming the leaf, the primitive and the module.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from efficient.quantize import linear
+      >>> params = {"kernel": jnp.array([[1.0, -2.0], [0.0, 2.0]])}
+      >>> packed = linear(8).pack(params, linear(8).init(params))
+      >>> lift(lambda params, x: x @ params["kernel"])(packed, jnp.ones((1, 2))).tolist()
+      [[1.0, 0.0]]
     """
 
     @functools.wraps(fn)

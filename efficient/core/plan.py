@@ -53,7 +53,20 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Rules in their order, and a transform for the floating values that none of them takes."""
+    """Rules in their order, and a transform for the floating values that none of them takes.
+
+    Raises:
+      ValueError: at once, `rules` is no sequence of `Rule`, or empty without a `default`, which must be a
+        transform.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from efficient.quantize import linear
+      >>> params = {"dense": {"kernel": jnp.ones((8, 4)), "bias": jnp.ones(4)}}
+      >>> compiled = Plan([Rule("**/kernel", linear(8))]).compile(params)
+      >>> [(row.path, row.status, row.packed_bytes) for row in compiled.coverage]
+      [('dense/bias', 'skipped', 16), ('dense/kernel', 'matched', 48)]
+    """
 
     rules: Sequence[Rule]
     _: dataclasses.KW_ONLY

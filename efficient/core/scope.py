@@ -30,6 +30,7 @@ def at(where: Where, transform: Transform, *, exclude: Where = ()) -> Transform:
 
     Example:
       >>> import jax.numpy as jnp
+      >>> from efficient import identity
       >>> t = at("**/kernel", identity())
       >>> t.init({"Dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}})
       State(train=(), fixed=())

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from efficient.coding.compressed_file import CorruptFileError
+from efficient.coding import CorruptFileError
 
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"

@@ -25,7 +25,8 @@ import numpy as np
 
 from efficient.coding import CorruptFileError
 from efficient.core import sealed_folder
-from efficient.core.tree_record import Entry, build, check_form, entries, is_key, record
+from efficient.core.tree_record import build, check_form, entries, record
+from efficient.core.tree_value import Entry, is_key
 
 FORMAT = "efficient tree 1"
 _ARRAYS = "arrays"
@@ -48,8 +49,8 @@ def save(
 
     Args:
       path: a folder on a local disk, one writer at a time. Until the end `.NAME.saving` stands beside it.
-      tree: a pytree of arrays (JAX, NumPy, typed PRNG keys), leaves and Python scalars. Static fields of
-        leaves are dtypes or what JSON can say.
+      tree: a pytree of arrays (JAX, NumPy, typed PRNG keys), leaves and Python scalars; NumPy scalars come
+        back as NumPy arrays. Static fields of leaves are dtypes or what JSON can say.
       metadata: what JSON can say; `load_metadata` returns it.
       overwrite: replace the tree that is there.
 
@@ -103,12 +104,13 @@ def load(path: str | os.PathLike[str], *, like: Any = None) -> Any:
       FileNotFoundError: there is nothing at `path`.
       CorruptFileError: a file is missing, added, cut or changed; the message names it.
       ValueError: `like` differs from what was saved (the message names the path and both sides), or is None
-        where only it can make a node; a leaf class is not imported; 64 bits without `jax_enable_x64`.
+        where only it can make a node (the message names the first of each class); a leaf class is not
+        imported; 64 bits without `jax_enable_x64`.
     """
     folder = _standing(path)
     found = sealed_folder.verify(folder)
     recorded = _content(found)["tree"]
-    expected = list(entries(recorded))
+    expected = entries(recorded)
     likes = [None] * len(expected)
     if like is not None:
         wanted, likes = record(like, shapes=True)
@@ -138,18 +140,28 @@ def _read_arrays(folder: Path, expected: list[Entry], likes: list[Any]) -> Itera
     how = {
         str(i): ocp.ArrayRestoreArgs(sharding=home) if direct else ocp.RestoreArgs(restore_type=np.ndarray)
         for i, (entry, (home, direct)) in enumerate(zip(expected, homes, strict=True))
-        if math.prod(entry.shape)
+        if entry.size
     }
-    restored = {}
-    largest = max((math.prod(entry.shape) * entry.dtype.itemsize for entry in expected), default=0)
-    if how:
-        with _checkpointer(largest) as checkpointer:
-            restored = checkpointer.restore(folder, restore_args=how)
-    for i, (entry, like, (home, _)) in enumerate(zip(expected, likes, homes, strict=True)):
-        if math.prod(entry.shape):
-            yield _placed(restored.pop(str(i)), entry, like, home)
-        else:
-            yield _placed(np.zeros(entry.shape, entry.dtype), entry, like, home)
+    largest = max((entry.size * entry.dtype.itemsize for entry in expected), default=0)
+    restored = _restored(folder, how, largest) if how else {}
+    for i, (entry, (home, _)) in enumerate(zip(expected, homes, strict=True)):
+        stored = restored.pop(str(i)) if entry.size else np.zeros(entry.shape, entry.dtype)
+        yield _placed(stored, entry, home)
+
+
+def _restored(folder: Path, how: dict[str, Any], largest_bytes: int) -> dict[str, Any]:
+    """The stored arrays by their numbers."""
+    with _checkpointer(largest_bytes) as checkpointer:
+        try:
+            return checkpointer.restore(folder, restore_args=how)
+        except (ValueError, FileNotFoundError) as error:
+            found = checkpointer.metadata(folder).item_metadata.tree if folder.exists() else {}
+            if {*found} == {*how}:
+                raise
+            raise CorruptFileError(
+                f"{_ARRAYS} must hold the {len(how)} arrays that manifest.json lists, got {len(found)} that "
+                "are not those; save the tree anew."
+            ) from error
 
 
 def _home(entry: Entry, like: Any) -> tuple[Any, bool]:
@@ -166,10 +178,10 @@ def _home(entry: Entry, like: Any) -> tuple[Any, bool]:
     return sharding, direct
 
 
-def _placed(stored: Any, entry: Entry, like: Any, home: Any) -> Any:
+def _placed(stored: Any, entry: Entry, home: Any) -> Any:
     """A stored array as it was, at its home."""
-    if isinstance(stored, np.ndarray):
-        stored = stored if stored.dtype == entry.dtype else stored.view(entry.dtype)
+    if stored.dtype == np.uint8 and entry.dtype.name not in _STORED:
+        stored = stored.view(entry.dtype)
     if (stored.shape, stored.dtype) != (entry.shape, entry.dtype):
         raise CorruptFileError(
             f"{entry.path} must be {entry.dtype}{entry.shape} as in manifest.json, got {stored.dtype}"
@@ -192,6 +204,8 @@ def _as_stored(array: Any) -> Any:
     """What Orbax is given for an array: of a dtype that it knows."""
     if is_key(array):
         return jax.random.key_data(array)
+    if isinstance(array, np.generic):
+        array = np.asarray(array)  # Orbax takes only some of the scalars
     return array if array.dtype.name in _STORED else np.asarray(array).view(np.uint8)
 
 

@@ -124,6 +124,17 @@ def chain(*transforms: Transform) -> Transform:
     `state.fixed` are tuples, one entry a transform. `pack` hands on packed leaves, so that a transform
     that can keep a leaf inside its own (LoRA over int8) does. In `update` the gradient is pulled back
     through the later transforms: each gets the gradient with respect to its own output.
+
+    Raises:
+      ValueError: at once, one of them is no `Transform`.
+
+    Example:
+      >>> from efficient.prune import magnitude
+      >>> from efficient.quantize import linear
+      >>> t = chain(magnitude(0.5), linear(8))
+      >>> params = {"kernel": jnp.array([[1.0, -4.0], [2.0, 0.5]])}
+      >>> t.apply(params, t.init(params))["kernel"].tolist()
+      [[0.0, -4.0], [2.0, 0.0]]
     """
     for t in transforms:
         require_transform(t, "chain(a, b, ...)")
@@ -196,4 +207,10 @@ def dense_value(value: Any) -> Any:
 
 def like(new: Any, old: Any) -> Any:
     """`new` in the dtype of `old`."""
-    return new if new.dtype == old.dtype else new.astype(old.dtype)
+    cast = new if new.dtype == old.dtype else new.astype(old.dtype)
+    if cast is NotImplemented:
+        raise ValueError(
+            f"leaf {type(new).__name__} must stand for {old.dtype} here, got {new.dtype}; give its class a "
+            "field out_dtype, or an astype of its own."
+        )
+    return cast

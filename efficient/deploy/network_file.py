@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from efficient import coding
+from efficient.coding.tensors import FLOATS, INTEGERS
 from efficient.core.leaf import is_leaf
 from efficient.core.paths import flatten, unflatten
 from efficient.quantize import CodebookLeaf
@@ -26,15 +27,16 @@ def write_network(
 
     Args:
       path: of the file.
-      packed: params of NumPy or JAX arrays (float16, float32, integers) and `CodebookLeaf`s, as
-        `codebook(...).pack` returns them.
+      packed: params of NumPy or JAX arrays (bfloat16, float16 to float64, integers of 8 to 64 bits; also
+        empty ones) and `CodebookLeaf`s of such floats, as `codebook(...).pack` returns them.
       index_bits: width of a gap before Huffman coding, 1 to 16, or "best".
 
     Returns:
       The report: bytes of every tensor before and after Huffman coding; its `file_bytes` is the file's size.
 
     Raises:
-      ValueError: a leaf of another class, or one that is stacked.
+      ValueError: a leaf of another class or one that is stacked, or a value of another dtype (bool, 8-bit
+        float, key); the message has its path.
     """
     tensors = {name: _tensor(name, value) for name, value in flatten(packed)[0].items()}
     return coding.write(path, tensors, index_bits=index_bits)
@@ -69,17 +71,29 @@ def read_network(path: str | os.PathLike[str], *, like: Any = None) -> Any:
 def _tensor(name: str, value: Any) -> coding.Shared | coding.Dense:
     """One value as the coder takes it."""
     if not is_leaf(value):
-        return coding.Dense(np.asarray(value))
+        array = value if hasattr(value, "dtype") else np.asarray(value)
+        _check_dtype(name, array.dtype.name, FLOATS + INTEGERS)
+        return coding.Dense(np.asarray(array))
     if not isinstance(value, CodebookLeaf) or value.codebook.ndim != 1:
         raise ValueError(
             f"value {name!r} must be an array or an unstacked CodebookLeaf, got {type(value).__name__} of "
             f"shape {value.shape}; pack it with codebook(...), or make it dense."
         )
+    _check_dtype(name, jnp.dtype(value.dtype).name, FLOATS)
     entries = np.asarray(value.codebook).astype(jnp.dtype(value.dtype))
     indices = np.asarray(value.indices).astype(np.int32)
     if entries.size == 0 or entries[0] != 0 or np.signbit(entries[0]):
         return coding.Shared(entries, indices)
     return coding.Shared(entries[1:], np.asarray(np.maximum(indices - 1, 0)), np.asarray(indices != 0))
+
+
+def _check_dtype(name: str, dtype: str, allowed: tuple[str, ...]) -> None:
+    """Refuses a value of a dtype that the format has no code for."""
+    if dtype not in allowed:
+        raise ValueError(
+            f"value {name!r} must be of {', '.join(allowed)}, got {dtype}; cast it with .astype(...), or "
+            "leave it out of what you write."
+        )
 
 
 def _value(tensor: coding.Shared | coding.Dense) -> Any:

@@ -28,7 +28,7 @@ def top_mask(score: Float[Array, "*shape"], keep: int | Int[Array, ""]) -> Bool[
 def kept_of(size: int, sparsity: float | Float[Array, ""]) -> int | Int[Array, ""]:
     """How many of `size` weights stay at `sparsity`: all but round(sparsity * size), at least one.
 
-    Exact for a Python float; for a traced one, float32 arithmetic decides a tie.
+    Exact for a Python float; for a traced one the product is float32, off by size / 2^24 at most.
     """
     if isinstance(sparsity, float | int):
         return max(1, size - round(sparsity * size))

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 Metrics = Mapping[str, Mapping[int, Mapping[str, Any]]]
@@ -44,10 +44,11 @@ def paired(
     return {seed: function(first[seed], *(other[seed] for other in others)) for seed in first}
 
 
-def mean(values: Sequence[float]) -> float:
+def mean(values: Iterable[float]) -> float:
     """The mean; NaN where a value, or the sum, is not finite."""
+    numbers = list(values)
     try:
-        return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+        return math.fsum(numbers) / len(numbers) if all(map(math.isfinite, numbers)) else math.nan
     except OverflowError:
         return math.nan
 
@@ -102,6 +103,11 @@ class Outcome:
             holds=bool(holds) and math.isfinite(middle),
             detail=detail,
         )
+
+    @classmethod
+    def at_most(cls, values: Mapping[int, float], most: float) -> "Outcome":
+        """Mean and spread of a value by seed; it holds where the mean is at most `most`."""
+        return cls.of(values, mean(values.values()) <= most)
 
     @property
     def verdict(self) -> str:

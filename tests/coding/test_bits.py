@@ -84,11 +84,72 @@ def test_varint_refuses(value):
 
 
 def test_reader_refuses():
-    with pytest.raises(ValueError, match="varint must have at most 9 bytes"):
-        ByteReader(b"\xff" * 10).varint()
-    with pytest.raises(ValueError, match="data must hold 1 more bytes, got 0; it is truncated"):
-        ByteReader(b"\x80").varint()
-    reader = ByteReader(b"ab")
-    with pytest.raises(ValueError, match="data must hold 3 more bytes, got 2"):
-        reader.take(3)
-    assert reader.take(2) == b"ab"
+    with pytest.raises(
+        ValueError, match=r"data must hold at most 9 bytes for varint at byte 1, got more; it is corrupt\."
+    ):
+        ByteReader(b"x" + b"\xff" * 10, position=1).varint()
+    with pytest.raises(
+        ValueError, match="data must hold 1 more bytes for rank at byte 1, got 0; it is trunc"
+    ):
+        ByteReader(b"\x80").varint("rank")
+    reader = ByteReader(b"ab", name="data.pkl")
+    for size in (3, -1, 2**70):
+        with pytest.raises(
+            ValueError, match=rf"data\.pkl must hold {size} more bytes for code at byte 0, got 2;"
+        ):
+            reader.take(size, "code")
+    assert reader.take(2) == b"ab"  # What was refused was not skipped.
+    assert reader.position == 2
+
+
+def test_reader_reads_numbers_texts_and_lines():
+    reader = ByteReader("\1\2é\nrest".encode())
+    assert reader.number(">H") == 258
+    assert (reader.line(3), reader.position) == ("é", 5)
+    assert reader.text(4) == "rest"
+    with pytest.raises(
+        ValueError, match="hold a newline within 4 bytes for name at byte 0, got 4 without one;"
+    ):
+        ByteReader(b"name\n").line(4, "name")
+    with pytest.raises(
+        ValueError, match="hold a newline within 9 bytes for line at byte 0, got 4 without one;"
+    ):
+        ByteReader(b"name").line(9)
+    for read in (lambda r: r.text(1), lambda r: r.line(2, "text")):
+        with pytest.raises(
+            ValueError, match=r"data must hold UTF-8 for text before byte [12], got other bytes; "
+        ):
+            read(ByteReader(b"\xff\n"))
+
+
+def test_a_view_costs_no_copy():
+    data = bytes(range(9))
+    view = ByteReader(data, position=2).view(3)
+    assert view.obj is data
+    assert view.tobytes() == data[2:5]
+
+
+READS = [
+    lambda r: r.byte(),
+    lambda r: r.varint(),
+    lambda r: r.number("<q"),
+    lambda r: r.line(3),
+    lambda r: r.text(2),
+    lambda r: r.take(5),
+]
+
+
+@quick
+@given(st.binary(max_size=20), st.lists(st.sampled_from(READS), max_size=12))
+def test_any_reads_stay_inside(data, reads):
+    """Every read moves forward, or is refused with a message that says where; none passes the end."""
+    reader, refusal = ByteReader(data), "data must hold no more"
+    for read in reads:
+        before = reader.position
+        try:
+            read(reader)
+        except ValueError as error:
+            refusal = str(error)
+            break
+        assert before < reader.position == len(data) - reader.left <= len(data)
+    assert refusal.startswith("data must hold ")

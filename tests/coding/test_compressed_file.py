@@ -6,6 +6,7 @@ import os
 import tracemalloc
 import zlib
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,8 @@ from efficient.coding.tensor_record import check_index_bits
 
 LIMIT = 1 << 20
 NAN_PAYLOAD = np.array([0x7FC01234, 0xFF801234, 0x80000000, 0x7F800000], np.uint32).view(np.float32)
+
+BRAIN = np.array([0x7FC1, 0xFF81, 0x8000, 0x3F80], np.uint16).view(ml_dtypes.bfloat16)  # NaNs, -0 and 1.
 
 
 def network(seed=0):
@@ -35,6 +38,10 @@ def network(seed=0):
         "none kept": Shared(np.zeros(0, np.float64), np.zeros((4, 4), np.int8), np.zeros((4, 4), bool)),
         "one value": Shared(np.ones(1, np.float32), np.zeros(50, np.int32)),
         "empty": Dense(np.zeros((0, 3), np.float16)),
+        "empty shared": Shared(np.ones(2, np.float32), np.zeros((0, 3), np.int32)),
+        "empty sparse": Shared(np.zeros(0, np.float32), np.zeros((3, 0), np.int32), np.zeros((3, 0), bool)),
+        "brain": Dense(BRAIN),
+        "shared brain": Shared(BRAIN, np.arange(12).reshape(3, 4) % 4, np.arange(12).reshape(3, 4) % 3 == 0),
         "dense mask": Shared(np.ones(2, np.float32), np.arange(9).reshape(3, 3) % 2, np.ones((3, 3), bool)),
         "größe": Dense(np.arange(3, dtype=">i2")),
     }
@@ -96,6 +103,43 @@ def test_golden_file():
     kernel = report.rows[1]
     assert (kernel.kept, kernel.weight_bits, kernel.index_bits, kernel.fillers) == (3, 1, 3, 1)
     assert (kernel.fixed_bytes, report.overhead_bytes) == (3 + 8 + 5 + 2, 10)
+
+
+def test_golden_bfloat16():
+    # Tag: dense, code 11; one dimension of 2; 1.0 is 0x3f80 and -2.0 is 0xc000, the low byte first.
+    data, _ = data_of({"b": Dense(np.array([1, -2], ml_dtypes.bfloat16))})
+    assert data == sealed(bytes.fromhex("45464e54 01 01 00 01 62 0b 01 02 803f 00c0"))
+
+
+def test_every_bfloat16_returns_bit_for_bit():
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    values = bits.view(ml_dtypes.bfloat16).reshape(256, 256).T  # Not contiguous.
+    got = read(io.BytesIO(data_of({"w": Dense(values)})[0]))["w"].values
+    assert got.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(got.view(np.uint16), bits.reshape(256, 256).T)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0, 2), (0, 2**40)])
+def test_empty_tensors_return(shape):
+    nothing = np.zeros(shape, np.int32)
+    tensors = {
+        "dense": Dense(nothing),
+        "shared": Shared(np.ones(1), nothing),
+        "sparse": Shared(np.ones(0), nothing, nothing > 0),
+    }
+    data, report = data_of(tensors)
+    assert_same(read(io.BytesIO(data), max_bytes=LIMIT), tensors)
+    assert [(row.weights, row.kept) for row in report.rows] == [(0, 0)] * 3
+    assert report.original_bytes == 0
+
+
+def test_an_empty_tensor_that_no_array_of_8_bytes_can_have(tmp_path):
+    with pytest.raises(
+        ValueError,
+        match=r"'fc/w': shape must have a product below 2\*\*60 without its zeros, got \(0, 1152921",
+    ):
+        write(tmp_path / "net", {"fc/w": Dense(np.zeros((0, 2**60), np.int8))})
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("huffman_coded", [True, False])
@@ -237,18 +281,36 @@ def shared_file(*, k=1, shape=(), rest=b"", tag=0x10):
         (sealed(b"EFNT\2\0"), "version must be 1, got 2"),
         (sealed(b"EFNT\1\0\0"), "must end after its tensors, got 1 more"),
         (sealed(b"EFNT\1\1\1\0"), "name must share at most 0 bytes, got 1"),
-        (sealed(b"EFNT\1\1\0\1\xff"), "invalid start byte"),
+        (sealed(b"EFNT\1\1\0\1\xff"), "a name must hold UTF-8 for text before byte 1, got other bytes"),
         (sealed(b"EFNT\1\2\0\1w\0\1\0\1\0\0\1\0"), "names must be distinct, got 'w' twice"),
         (sealed(b"EFNT\1\1\0\1w\x30\0"), "record must begin with a kind, a dtype and a rank, got 0x30"),
         (sealed(b"EFNT\1\1\0\1w\x13\0"), "record must begin with a kind, a dtype and a rank, got 0x13"),
+        (sealed(b"EFNT\1\1\0\1w\x0c\0"), "record must begin with a kind, a dtype and a rank, got 0x0c"),
+        (
+            sealed(b"EFNT\1\1\0\1w\0\1\4\0\0"),
+            "'w': data must hold 8 more bytes for dense values at byte 12, got 2",
+        ),
         (
             sealed(b"EFNT\1\1\0\1w\0\x41"),
             "record must begin with a kind, a dtype and a rank, got 0x00 and 65",
         ),
         (sealed(b"EFNT\1" + vlq(2**62)), "it is truncated"),
-        (shared_file(shape=(2**62, 2**62), rest=b"\0"), "tensor must take at most 1047.* bytes, got 850705"),
-        (shared_file(shape=(0, 2**62), rest=b"\0"), "tensor must take at most"),
-        (shared_file(k=2**40, shape=(4,)), "data must hold 2199023255552 more bytes, got 16"),
+        (
+            shared_file(shape=(2**62, 2**62), rest=b"\0"),
+            r"'w': shape must have a product below 2\*\*60 without",
+        ),
+        (
+            shared_file(shape=(2**50,), rest=b"\0"),
+            "'w': tensor must take at most 1047.* bytes, got 4503599627370496",
+        ),
+        (
+            shared_file(shape=(0, 2**62), rest=b"\0"),
+            r"below 2\*\*60 without its zeros, got \(0, 4611686018427387904\)",
+        ),
+        (
+            shared_file(k=2**40, shape=(4,)),
+            "data must hold 2199023255552 more bytes for codebook at byte 18, got 16",
+        ),
         (shared_file(shape=(4,), rest=b"\2"), "coding must be 0, or 1 up to 65536 symbols, got 2"),
         (shared_file(k=3, shape=(4,), rest=b"\0\xff"), "symbols must be below 3, got 3"),
         (shared_file(k=0, shape=(4,), rest=b"\0"), "symbols must be below 0, got 0"),
@@ -292,7 +354,7 @@ def test_limit_is_on_file_and_arrays(tmp_path):
     tensors = {"w": Shared(np.ones(1, np.float32), np.zeros(1000, np.int32))}
     write(tmp_path / "net", tensors)
     with pytest.raises(
-        CorruptFileError, match=r"net: tensor must take at most .* raise max_bytes if trusted"
+        CorruptFileError, match=r"net: 'w': tensor must take at most .* raise max_bytes if trusted"
     ):
         read(tmp_path / "net", max_bytes=5000)  # 4000 of indices, 4 of values, 1024 + 1 of objects.
     assert_same(read(tmp_path / "net", max_bytes=5029), tensors)
@@ -301,7 +363,7 @@ def test_limit_is_on_file_and_arrays(tmp_path):
     with pytest.raises(CorruptFileError, match="net: tensors must take at most 1000 bytes"):
         read(tmp_path / "net", max_bytes=1000)
     write(tmp_path / "two", {"v": tensors["w"], **tensors})
-    with pytest.raises(CorruptFileError, match="two: tensor must take at most 2921 bytes, got 4000"):
+    with pytest.raises(CorruptFileError, match="two: 'w': tensor must take at most 2921 bytes, got 4000"):
         read(tmp_path / "two", max_bytes=8975)  # Both need 2 * 5029; what is left for the second is 2921.
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "other")

@@ -223,7 +223,7 @@ def test_table_is_smaller_than_four_bits_a_symbol():
 @pytest.mark.parametrize(
     ("table", "symbols", "message"),
     [
-        ("02ff", 4, "data must hold 2 more bytes, got 1; it is truncated"),
+        ("02ff", 4, "data must hold 2 more bytes for code table at byte 1, got 1; it is truncated"),
         ("01ff", 4, "table must list at most 4 symbols, got 8"),
         ("11" + "00" * 17, 4, "table must be at most 16 bytes, got 17"),
         ("0104", 4, "table must hold lengths in 1 to 16, got 0 to 0"),  # 2, and number 5 is -2.

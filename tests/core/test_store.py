@@ -23,7 +23,8 @@ from efficient.core import sealed_folder
 from efficient.core.leaf import Leaf, leaf, static
 from efficient.core.store import load, load_metadata, save
 from efficient.core.transform import State
-from efficient.core.tree_record import DTYPES, build, check_form, entries, record
+from efficient.core.tree_record import build, check_form, entries, record
+from efficient.core.tree_value import DTYPES
 
 
 @leaf
@@ -102,10 +103,8 @@ def test_a_tree_comes_back_as_it_was(saved):
 
 def test_every_dtype_comes_back_bit_for_bit(tmp_path):
     assert {"bfloat16", "int4", "uint2", "float8_e4m3fn", "float8_e8m0fnu", "complex64"} <= set(DTYPES)
-    tree: dict[str, Any] = {}
+    tree: dict[str, Any] = {"host": {}}
     for name, dtype in DTYPES.items():
-        if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-            continue
         pattern = np.arange(256, dtype=np.uint8)
         if name == "bool":
             raw = pattern % 2 == 0
@@ -116,8 +115,10 @@ def test_every_dtype_comes_back_bit_for_bit(tmp_path):
             raw = (pattern % 16).view(dtype)
         else:  # every byte pattern: NaN payloads, infinities, subnormals, -0.0
             raw = np.concatenate([pattern, pattern[::-1]]).view(dtype)
-        tree[name] = jnp.asarray(raw)
-        assert bits(tree[name]) == raw.tobytes()
+        tree["host"][name] = raw
+        if jax.dtypes.canonicalize_dtype(dtype) == dtype:
+            tree[name] = [jnp.asarray(one) for one in (raw, raw[1:2].reshape(()), raw[:0].reshape(2, 0))]
+            assert bits(tree[name][0]) == raw.tobytes()
     tree["negative zeros"] = jnp.full((4, 4), -0.0)  # a whole chunk that equals a fill value of 0
     tree["NaNs"] = jnp.asarray(np.array([0x7FC00001, 0xFFC12345, 0x7F800001], np.uint32).view(np.float32))
     tree["keys"] = {
@@ -125,12 +126,52 @@ def test_every_dtype_comes_back_bit_for_bit(tmp_path):
         "many": jax.random.split(jax.random.key(4, impl="rbg"), 3),
         "none": jax.random.split(jax.random.key(5), 3)[:0],
     }
-    tree["host"] = [np.arange(3.0), np.array(-0.0), np.arange(2, dtype=np.int64)]
+    tree["host"]["zero"] = np.array(-0.0)
+    tree["host"]["views"] = [np.arange(6.0)[::-2], np.arange(6).astype(ml_dtypes.int4).reshape(2, 3).T]
+    tree["empty"] = [{}, [], (), None, {"a": {}}]
     save(tmp_path / "tree", tree)
     got = load(tmp_path / "tree")
     assert_same(got, tree)
     assert_same(load(tmp_path / "tree", like=tree), tree)
     assert jax.random.key_impl(got["keys"]["many"]) == "rbg"
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [{}, None, 3, jnp.zeros((0, 3), jnp.int4), jnp.asarray(-1.5, jnp.float8_e4m3fn), jax.random.key(0)],
+    ids=["dict", "None", "int", "size 0", "0-d", "key"],
+)
+def test_the_smallest_trees_come_back(tmp_path, tree):
+    save(tmp_path / "tree", tree)
+    assert_same(load(tmp_path / "tree"), tree)
+    assert_same(load(tmp_path / "tree", like=tree), tree)
+
+
+def test_numpy_scalars_come_back_as_arrays(tmp_path):
+    scalars = [np.float32(-0.0), np.bool_(True), np.int64(3), ml_dtypes.bfloat16(1.5), ml_dtypes.int4(-3)]
+    save(tmp_path / "tree", scalars)
+    expected = [np.asarray(one) for one in scalars]
+    assert_same(load(tmp_path / "tree"), expected)
+    assert_same(load(tmp_path / "tree", like=scalars), expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nnx.state(nnx.BatchNorm(2, rngs=nnx.Rngs(0))),
+         r"like must be a tree to restore into, got None for the tree, a flax\S+:State, for 'bias', a "
+         r"flax\S+:Param, for 'mean', a flax\S+:BatchStat; pass a tree of the same classes, such as "
+         r"like=nnx\.state\(model\)\."),
+        (lambda: {"a": jnp.ones(1), "opt": optax.adam(0.1).init(jnp.ones(1))},
+         r"got None for 'opt/0', a optax\S+:ScaleByAdamState; pass a tree of the same classes"),
+    ],
+    ids=["nnx", "optax"],
+)  # fmt: skip
+def test_what_only_like_can_make_is_named(tmp_path, make, message):
+    save(tmp_path / "tree", make())
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "tree")
+    assert_same(load(tmp_path / "tree", like=make()), make())
 
 
 def test_like_restores_into_any_pytree(tmp_path):
@@ -156,7 +197,7 @@ def test_arrays_go_where_those_of_like_are(tmp_path):
         "f32": jax.device_put(jnp.arange(8.0), halves),
         "int4": jax.device_put(jnp.arange(8, dtype=jnp.int4), halves),
         "key": jax.device_put(jax.random.key(0), second),
-        "free": jnp.ones(2),
+        "free": jnp.ones(3),
     }
     save(tmp_path / "tree", tree)
     shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=v.sharding) for k, v in tree.items()}
@@ -166,6 +207,10 @@ def test_arrays_go_where_those_of_like_are(tmp_path):
         assert {k: v.sharding for k, v in got.items()} == {k: v.sharding for k, v in tree.items()}
     assert not load(tmp_path / "tree", like=tree)["free"].committed
     assert load(tmp_path / "tree")["f32"].sharding.num_devices == 1
+    uneven = jax.ShapeDtypeStruct((3,), jnp.float32, sharding=halves)
+    with pytest.raises(ValueError, match="divi") as caught:  # JAX's own words; nothing is damaged
+        load(tmp_path / "tree", like=shapes | {"free": uneven})
+    assert not isinstance(caught.value, CorruptFileError)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +242,11 @@ def test_a_like_of_another_form_is_refused(saved, change, message):
         ({"a": {(1, 2): 0}}, r"keys of a must be str or int, got \(1, 2\); rename it\."),
         ({"a": {"b": 1j}}, r"a/b must be an array, bool, int, float or str, got complex; make it an array\."),
         ({"a": np.array(["x"])}, r"a must be of a dtype of JAX, got <U1; convert it\."),
+        (np.arange(2, dtype=">i4"), r"^the tree must be of a dtype of JAX, got >i4; convert it\."),
+        ([np.zeros(2, jax.dtypes.float0)], r"0 must be of a dtype of JAX, got .*float0"),
+        ({"a": np.ma.masked_array([1.0, 2.0], [False, True])},
+         r"a must be an array without a mask, got MaskedArray; save its data and mask\."),
+        (1j, r"^the tree must be an array, bool, int, float or str, got complex; make it an array\."),
         ([jax.ShapeDtypeStruct((2,), jnp.float32)], r"0 must be an array, got ShapeDtypeStruct"),
         ({"a": Scaled(values=jnp.ones(2), scale=jnp.ones(2), gain=object())},
          r"gain of 'a' must be None, a bool, int, float, str or dtype, or a tuple.*, got <object"),
@@ -417,6 +467,7 @@ def test_a_forged_record_is_refused_or_makes_another_tree(data):
     for key in parents:
         node = node[key]
     values = [None, 3, -1, "x", [], {}, [[]], [None], {"is": "list", "children": []}, {"is": "dict"}, 10**6]
+    values += [{"float": "0x1p99999"}, {"is": "scalar", "type": "int", "value": 1, "children": 3}]
     node[last] = data.draw(st.sampled_from(values), "value")
     with contextlib.suppress(ValueError):  # CorruptFileError is one
         expected = list(entries(recorded))
@@ -425,18 +476,54 @@ def test_a_forged_record_is_refused_or_makes_another_tree(data):
         check_form(recorded, json.loads(RECORDED))
 
 
+NONE = {"is": "none", "children": []}
+
+
+def test_a_record_too_deep_to_walk_is_refused():
+    recorded = NONE
+    for _ in range(sys.getrecursionlimit()):
+        recorded = {"is": "list", "children": [recorded]}
+    with pytest.raises(
+        CorruptFileError, match=r"manifest.json must describe a tree that can be walked, got one too deep"
+    ):
+        entries(recorded)
+
+
+def packed_leaf(manifest):
+    return manifest["tree"]["children"][1]["children"][1]
+
+
+def kernel(manifest):
+    return manifest["tree"]["children"][1]["children"][0]["children"][0]
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         (lambda m: m.update(format="efficient tree 9"), CorruptFileError,
          "manifest.json must be of format 'efficient tree 1', got 'efficient tree 9'"),
         (lambda m: m.update(metadata=None), CorruptFileError, "manifest.json must hold a tree and metadata"),
-        (lambda m: m["tree"]["children"][1]["children"][1].update({"class": "acme.fine:Leaf"}), ValueError,
+        (lambda m: packed_leaf(m).update({"class": "acme.fine:Leaf"}), ValueError,
          "params/a/kernel must be of a leaf class that is imported, got 'acme.fine:Leaf'; import acme.fine"),
-        (lambda m: m["tree"]["children"][1]["children"][1]["static"].update(rank=2), ValueError,
+        (lambda m: packed_leaf(m)["static"].update(rank=2), ValueError,
          r"params/a/kernel must have the fields \['axes'.*got .*'rank'.*another version of that class"),
-        (lambda m: m["tree"]["children"][1]["children"][0]["children"][0].update(shape=[4]), CorruptFileError,
+        (lambda m: packed_leaf(m).update(fields=["values", "scale", "gain"],
+                                         children=[*packed_leaf(m)["children"], NONE]),
+         ValueError, r"params/a/kernel must have the fields \['axes'.*got .*'gain', 'gain'.*another version"),
+        (lambda m: packed_leaf(m)["static"].update(gain={"float": "0x1p99999"}), CorruptFileError,
+         r"manifest.json must describe params/a/kernel, got no description of one; save it anew\."),
+        (lambda m: kernel(m).update(children=3), CorruptFileError,
+         r"manifest.json must describe params/a/kernel, got no description of one; save it anew\."),
+        (lambda m: kernel(m).update(shape=[0, 2**62]), CorruptFileError,
+         r"manifest.json must describe params/a/kernel, got no description of one; save it anew\."),
+        (lambda m: kernel(m).update(shape=[0] * 65), CorruptFileError,
+         r"manifest.json must describe params/a/kernel, got no description of one; save it anew\."),
+        (lambda m: kernel(m).update(shape=[0]), CorruptFileError,
+         r"arrays must hold the 5 arrays that manifest.json lists, got 6 that are not those; save the tree"),
+        (lambda m: kernel(m).update(shape=[4]), CorruptFileError,
          r"params/a/kernel must be float32\(4,\) as in manifest.json, got float32\(2, 2\) in arrays"),
+        (lambda m: kernel(m).update(dtype="int4", shape=[2, 8]), CorruptFileError,
+         r"params/a/kernel must be int4\(2, 8\) as in manifest.json, got float32\(2, 2\) in arrays"),
     ],
 )  # fmt: skip
 def test_a_forged_manifest_is_refused(saved, tmp_path, change, error, message):

@@ -1,6 +1,7 @@
 """Transform: chains, scopes and layers, and what each hands to its parts."""
 
 import operator
+from typing import Any
 
 import chex
 import jax
@@ -10,8 +11,9 @@ import pytest
 
 from efficient import State, Transform, at, chain, dense, identity, per_leaf, stacked
 from efficient.adapt import LoRALeaf, lora
+from efficient.core.leaf import Leaf, leaf
 from efficient.core.schedules import cubic_ramp
-from efficient.core.transform import Init, Update, is_float, require_transform
+from efficient.core.transform import Init, Update, is_float, like, require_transform
 from efficient.prune import magnitude
 from efficient.quantize import codebook, linear
 
@@ -373,3 +375,18 @@ def test_a_transform_prints_as_the_call_that_built_it():
     )
     assert repr(magnitude(is_float)) == "magnitude(is_float)"
     assert repr(Transform(*identity()[:4])) == "Transform(...)"
+
+
+def test_a_leaf_without_a_dtype_of_its_own_is_refused_where_another_is_asked_for():
+    @leaf
+    class Plain(Leaf):
+        values: Any
+
+        shape = property(lambda self: self.values.shape)
+        dtype = property(lambda self: self.values.dtype)
+
+        def dense(self):
+            return self.values
+
+    with pytest.raises(ValueError, match="leaf Plain must stand for bfloat16 here, got float32; give its"):
+        like(Plain(values=jnp.ones(2)), jnp.ones(2, jnp.bfloat16))

@@ -104,6 +104,9 @@ EDGES = {
     "all entries of a byte, none of them zero": (leaf(np.arange(256) - 0.5, np.arange(256)), 256),
     "not finite": (leaf([0, np.nan, np.inf, -np.inf], [1, 2, 3, 0, 1]), 4),
     "half": (leaf([0, 1 / 3, -1 / 3], [0, 1, 2, 1], jnp.dtype("float16")), 3),
+    "brain": (leaf([0, 1 / 3, -1 / 3], [0, 1, 2, 1], jnp.dtype("bfloat16")), 3),
+    "empty": (leaf([0, 1, 2], np.zeros((0, 3))), 0),
+    "empty, and nothing but zero": (leaf([0], np.zeros((3, 0))), 0),
     "a scalar": (leaf([0, 3], 1), 1),
 }
 
@@ -125,18 +128,51 @@ def test_arrays_of_every_dtype(tmp_path):
     """A 64-bit array came back in 32, cut: 2^40 was 0."""
     arrays = {
         "f16": jnp.array([1.5, jnp.nan], jnp.float16),
+        "bf16": jnp.array([1 / 3, -0.0, jnp.nan, 3e38], jnp.bfloat16),
         "f32": jnp.array([[-0.0, jnp.inf]]),
         "i8": jnp.array([-128, 127], jnp.int8),
         "u32": jnp.array(2**32 - 1, jnp.uint32),
         "i64": np.array([2**40, -1]),
         "f64": np.array([1e300]),
         "empty": jnp.zeros((0, 3)),
+        "empty bf16": jnp.zeros((2, 0, 3), jnp.bfloat16),
+        "empty i64": np.zeros((0, 2**40), np.int64),
     }
     write_network(tmp_path / "net", arrays)
     read = read_network(tmp_path / "net", like=arrays)
     assert_same_bits(read, arrays)
     assert isinstance(read["f32"], jax.Array)
+    assert isinstance(read["bf16"], jax.Array)
     assert isinstance(read["i64"], np.ndarray)
+
+
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        (jnp.ones(2, bool), "bool"),
+        (jnp.ones(2, jnp.float8_e4m3fn), "float8_e4m3fn"),
+        (jnp.ones(2, jnp.int4), "int4"),
+        (np.ones(2, np.complex64), "complex64"),
+        (KEY, "key<fry>"),
+        ("a word", "str192"),
+    ],
+)
+def test_values_of_other_dtypes_are_refused(tmp_path, value, got):
+    message = (
+        rf"value 'a/w' must be of float16, float32, float64, bfloat16, int8, .*, uint64, got {got}; "
+        r"cast it with \.astype\(\.\.\.\), or leave it out"
+    )
+    with pytest.raises(ValueError, match=message):
+        write_network(tmp_path / "net", {"a": {"b": jnp.ones(2), "w": value}})
+    assert not (tmp_path / "net").exists()
+
+
+def test_shared_values_of_other_dtypes_are_refused(tmp_path):
+    packed = {"w": leaf([0, 1], [0, 1], jnp.dtype("float8_e5m2"))}
+    with pytest.raises(
+        ValueError, match=r"value 'w' must be of float16, .*, bfloat16, got float8_e5m2; cast it"
+    ):
+        write_network(tmp_path / "net", packed)
 
 
 def test_a_damaged_file_is_refused(tmp_path):

@@ -135,3 +135,10 @@ def test_values_as_a_reader_sees_them(value, options, text):
 def test_seeds_are_different_and_some(seeds):
     with pytest.raises(ValueError, match="seeds must be at least one and different"):
         by_seed(lambda seed, progress: {}, seeds)
+
+
+def test_at_most_judges_the_mean():
+    outcome = Outcome.at_most({0: 0.5, 1: 0.1}, 0.3)
+    assert (outcome.ours, outcome.holds, outcome.seeds) == (0.3, True, (0, 1))
+    assert Outcome.at_most({0: 0.31}, 0.3).holds is False
+    assert Outcome.at_most({0: float("nan")}, 0.3).holds is False

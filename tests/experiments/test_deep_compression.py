@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from experiments import deep_compression, deep_compression_fashion
-from experiments.deep_compression_arms import RECIPES, Config
+from experiments.deep_compression_arms import Config
+from experiments.deep_compression_recipes import COLUMNS, RECIPES
 from experiments.frame import Progress
 
 METRICS = {
@@ -61,7 +62,7 @@ def test_claims_without_their_arm_are_not_run(metrics):
 def test_the_papers_tables_have_a_row_a_layer(name):
     recipe = RECIPES[name]
     assert [*recipe.published] == [*(layer.paper for layer in recipe.layers.values()), "total"]
-    assert {len(row) for row in recipe.published.values()} == {len(deep_compression.COLUMNS)}
+    assert {len(row) for row in recipe.published.values()} == {len(COLUMNS)}
 
 
 def test_fashion_is_the_same_run_of_other_data():
