@@ -152,7 +152,7 @@ CLAIMS = (
     Claim(
         id="shrink-exact",
         paper=PAPER,
-        metric="largest difference of the shrunk model's results from the masked one's, of their largest value",
+        metric="difference of the shrunk model's results from the masked one's, of their largest value",
         published=f"at most {TOLERANCE}",
         known="bar",
         rule=f"for every model at most {TOLERANCE}",
