@@ -67,9 +67,9 @@ class _Pruning:
         for i, (path, value) in enumerate(own.items()):
             known = (stats or {}).get(path)
             self.pattern.check(tuple(value.shape), path)
-            self._require_knowledge(known, path)
             own_key = None if key is None else jax.random.fold_in(key, i)
             memory[path] = self.score.start(value, path=path, stats=known, key=own_key)
+            self._require_knowledge(known, path)
         masks = self.masks({path: self.score.of(memory[path], v) for path, v in own.items()}, self.first())
         forgets = self.is_fixed and self.score.track is keep_memory
         return State(train={}, fixed=Pruned(masks, {} if forgets else memory))

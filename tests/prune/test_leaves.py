@@ -152,18 +152,17 @@ def test_round_trip_bit_for_bit(name, data, shape):
     array = data.draw(hnp.arrays(np.float32, shape, elements=elements, fill=st.just(0.0)))
     array = np.where(array == 0, np.float32(0), array)  # a zero has no sign
     leaf = made(name, array)
-    same(leaf.dense(), array)
     expected = room(name, shape, array.dtype, sparsity=0.0)
     filled = padded(leaf, expected, "array")
     assert leaf.nbytes <= expected.nbytes == filled.nbytes
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), filled) == jax.tree.map(
-        lambda a: (a.shape, a.dtype), expected
-    )
-    same(filled.dense(), array)  # what fills up is dropped
+    assert jax.tree.structure(filled) == jax.tree.structure(expected)
+    shapes = [[(a.shape, a.dtype) for a in jax.tree.leaves(one)] for one in (filled, expected)]
+    assert shapes[0] == shapes[1]
+    same(filled.dense(), array)  # of one shape, so that it is compiled once; what fills up is dropped
 
 
 @EVERY
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.int8])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int8])
 def test_dtypes(name, dtype):
     array = np.asarray(jnp.asarray(some((5, 7), keep=0.5) * 10, dtype))
     leaf = made(name, array)
@@ -180,11 +179,10 @@ def test_jit_layers_and_dtype(name):
     assert stack.shape == (2, 5, 7)
     assert stack.stack(2) is stack
     assert made(name, layers[0]).stack(2) is NotImplemented
-    same(jax.jit(lambda leaf: leaf.dense())(stack), np.stack(layers))
-    same(jax.vmap(lambda leaf: leaf.dense())(stack), np.stack(layers))
+    same(stack.dense(), np.stack(layers))
+    same(jax.jit(jax.vmap(lambda leaf: leaf.dense()))(stack), np.stack(layers))
     summed = lift(lambda w: jax.lax.scan(lambda total, one: (total + one, None), jnp.zeros((5, 7)), w)[0])
     same(summed(stack), layers[0] + layers[1])
-    same(stack.astype(jnp.float16).dense(), np.stack(layers).astype(np.float16))
     cast = lift(lambda w: w.astype(jnp.bfloat16), strict=True)(stack)
     same(cast, jnp.stack([jnp.asarray(a) for a in layers]).astype(jnp.bfloat16))
 

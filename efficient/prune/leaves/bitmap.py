@@ -57,7 +57,7 @@ class BitmapLeaf(SparseLeaf):
     def one(self) -> jax.Array:
         """Each place takes the value that as many bits precede."""
         rows, columns = matrix_shape(self.weight_shape, "weight")
-        first_bits = jnp.asarray(self.bits)[:, None] >> jnp.arange(7, -1, -1, dtype=jnp.uint8)[None]
+        first_bits = self.bits[:, None] >> jnp.arange(7, -1, -1, dtype=jnp.uint8)[None]
         counts = jax.lax.population_count(first_bits).astype(jnp.int32)  # [bytes, 8], up to each bit
         ends = running(counts[:, -1])
         ranks = (ends - counts[:, -1])[:, None] + counts

@@ -89,7 +89,9 @@ class CSRLeaf(SparseLeaf):
 
     def places(self) -> tuple[jax.Array, jax.Array]:
         """Of every entry the line, and its place there."""
-        return lines_of(jnp.asarray(self.pointers), self.values.shape[0]), self.indices.astype(jnp.int32)
+        return lines_of(jnp.asarray(self.pointers), self.values.shape[0]), jnp.asarray(
+            self.indices, jnp.int32
+        )
 
     def dot_general(self, site: Any) -> Any:
         """Rule, where what weights meet is no more than twice the matrix; beyond that dense is faster.

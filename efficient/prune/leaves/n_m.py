@@ -15,7 +15,7 @@ import numpy as np
 
 from efficient.coding import pack_bits
 from efficient.core.leaf import leaf, static
-from efficient.prune.leaves.sparse import SparseLeaf, is_present, shaped
+from efficient.prune.leaves.sparse import SparseLeaf, is_present, shaped, unpacked
 from efficient.prune.pattern import require_axis
 
 
@@ -104,24 +104,19 @@ class NMLeaf(SparseLeaf):
 
     def one(self) -> jax.Array:
         """Every place of a group takes the value that names it."""
-        values = jnp.moveaxis(
-            jnp.asarray(self.values), (self.axis, self.axis + 1), (-2, -1)
-        )  # [..., groups, n]
-        places = jnp.moveaxis(self.places(), (self.axis, self.axis + 1), (-2, -1))
-        groups = jnp.zeros((*values.shape[:-1], self.m), self.dtype)
-        for i in range(values.shape[-1]):  # no sum: -0.0 stays
-            is_here = places[..., i, None] == jnp.arange(self.m, dtype=jnp.uint8)
-            groups = jnp.where(is_here, values[..., i, None], groups)
-        *rows, count, _ = values.shape
-        last = groups.reshape(*rows, count * self.m)[..., : self.weight_shape[self.axis]]
-        return jnp.moveaxis(last, -1, self.axis)
+        last = lambda a: jnp.moveaxis(a, (self.axis, self.axis + 1), (-2, -1))  # noqa: E731
+        values, places = last(self.values), last(self.places())  # [..., groups, n]
+        *rows, count, n = values.shape
+        of_group = jax.lax.broadcasted_iota(jnp.int32, (*rows, count, self.m), len(rows) + 1)
+        groups = jnp.zeros(of_group.shape, self.dtype)
+        for i in range(n):  # no sum: -0.0 stays
+            groups = jnp.where(places[..., i : i + 1] == of_group, values[..., i : i + 1], groups)
+        whole = groups.reshape(*rows, count * self.m)[..., : self.weight_shape[self.axis]]
+        return jnp.moveaxis(whole, -1, self.axis)
 
     def places(self) -> jax.Array:
         """Of every value its place in the group."""
-        bits, count = _bits(self.m), self.values.size
-        stream = jnp.unpackbits(jnp.asarray(self.positions))[: count * bits].reshape(count, bits)
-        weights = 2 ** np.arange(bits - 1, -1, -1, dtype=np.uint8)
-        return (stream * weights).sum(-1, dtype=jnp.uint8).reshape(self.values.shape)
+        return unpacked(self.positions, _bits(self.m), self.values.size).reshape(self.values.shape)
 
 
 def _bits(m: int) -> int:

@@ -24,6 +24,7 @@ from efficient.prune.leaves.sparse import (
     pointers_of,
     running,
     shaped,
+    unpacked,
 )
 from efficient.prune.mask import kept_of
 
@@ -96,10 +97,9 @@ class RelativeIndexLeaf(SparseLeaf):
 
     def one(self) -> jax.Array:
         """Each value set where its row's gaps lead."""
-        entries, pointers = self.values.shape[0], jnp.asarray(self.pointers).astype(jnp.int32)
-        stream = jnp.unpackbits(jnp.asarray(self.gaps))[: entries * self.bits].reshape(entries, self.bits)
-        steps = stream @ (2 ** np.arange(self.bits - 1, -1, -1, dtype=np.int32)) + 1
-        walked = jnp.concatenate([jnp.zeros(1, jnp.int32), running(steps)])  # over all rows
+        entries, pointers = self.values.shape[0], self.pointers.astype(jnp.int32)
+        steps = unpacked(self.gaps, self.bits, entries) + 1
+        walked = jnp.pad(running(steps), (1, 0))  # before each entry, over all rows
         row = lines_of(pointers, entries)
         column = walked[1:] - walked[pointers[row]] - 1
         matrix = jnp.zeros(matrix_shape(self.weight_shape, "weight"), self.dtype)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Array, Bool, Int, Shaped, UInt8
 
 from efficient.core.leaf import Leaf
 
@@ -52,7 +52,7 @@ class SparseLeaf(Leaf):
 
     def dense(self) -> jax.Array:
         """The array, bit for bit; layers are mapped over."""
-        return jax.vmap(lambda leaf: leaf.dense())(self) if self.layers else self.one()
+        return _dense(self)
 
     def astype(self: S, dtype: Any) -> Any:
         """The same leaf with its values in `dtype`."""
@@ -61,6 +61,12 @@ class SparseLeaf(Leaf):
     def stack(self, length: int) -> Any:
         """Sliceable where it has layers."""
         return self if self.layers[:1] == (length,) else NotImplemented
+
+
+@jax.jit
+def _dense(leaf: SparseLeaf) -> jax.Array:
+    """The array of a leaf, as one program."""
+    return jax.vmap(_dense)(leaf) if leaf.layers else leaf.one()
 
 
 def matrix_shape(shape: tuple[int, ...], path: str) -> tuple[int, int]:
@@ -99,7 +105,7 @@ def pointers_of(counts: Int[np.ndarray, " lines"]) -> Shaped[np.ndarray, " lines
 
 
 def running(counts: Int[Array, " count"]) -> Int[Array, " count"]:
-    """Sums up to and with each (XLA's own cumulative sum is slow on a CPU)."""
+    """Sums up to and with each; XLA's own cumulative sum is slower on a CPU."""
     return jax.lax.associative_scan(jnp.add, counts)
 
 
@@ -107,6 +113,12 @@ def lines_of(pointers: Shaped[Array, " lines1"], entries: int) -> Int[Array, " e
     """The line of each entry; of padding, one past the last line."""
     begun = jnp.zeros(entries, jnp.int32).at[pointers[1:].astype(jnp.int32)].add(1, mode="drop")
     return running(begun)
+
+
+def unpacked(stream: UInt8[Array, " bytes"], width: int, count: int) -> Int[Array, " count"]:
+    """The values that `coding.pack_bits` laid down with one width, inside a program."""
+    bits = jnp.unpackbits(stream)[: count * width].reshape(count, width).astype(jnp.int32)
+    return bits @ (2 ** np.arange(width - 1, -1, -1, dtype=np.int32))
 
 
 def shaped(*shape: int, dtype: Any) -> jax.ShapeDtypeStruct:
