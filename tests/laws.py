@@ -8,7 +8,9 @@ import dataclasses
 from efficient import Transform
 from efficient.adapt import lora
 from efficient.factorize import low_rank
-from efficient.prune import magnitude
+from efficient.prune import magnitude, prune, rigl, sparse_evolutionary, static_sparse
+from efficient.prune.patterns import n_m
+from efficient.prune.scores import absolute
 from efficient.quantize import codebook, linear
 
 
@@ -19,7 +21,8 @@ class Method:
     make: Transform
     keeps_zeros: bool  # a zero that comes in goes out as zero
     is_idempotent: bool  # applying twice is applying once
-    prunes: bool = False  # state.fixed is masks by path
+    prunes: bool = False  # state.fixed.masks is masks by path, which keep half and never change
+    is_sparse: bool = False  # one of several ways to choose zeros: not paired with the others
 
 
 METHODS: dict[str, Method] = {
@@ -28,5 +31,19 @@ METHODS: dict[str, Method] = {
     "linear": Method(make=linear(8), keeps_zeros=True, is_idempotent=True),
     "low_rank": Method(make=low_rank(3), keeps_zeros=False, is_idempotent=True),
     "lora": Method(make=lora(2), keeps_zeros=False, is_idempotent=False),
+    "n_m": Method(
+        make=prune(absolute(), pattern=n_m(1, 2)),
+        keeps_zeros=True,
+        is_idempotent=True,
+        prunes=True,
+        is_sparse=True,
+    ),
+    "static_sparse": Method(
+        make=static_sparse(0.5), keeps_zeros=True, is_idempotent=True, prunes=True, is_sparse=True
+    ),
+    "sparse_evolutionary": Method(
+        make=sparse_evolutionary(0.5, every=3), keeps_zeros=True, is_idempotent=True, is_sparse=True
+    ),
+    "rigl": Method(make=rigl(0.5, end=40, every=3), keeps_zeros=True, is_idempotent=True, is_sparse=True),
 }
-PAIRS = [(a, b) for a in METHODS for b in METHODS]
+PAIRS = [(a, b) for a in METHODS for b in METHODS if not (METHODS[a].is_sparse and METHODS[b].is_sparse)]

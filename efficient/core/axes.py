@@ -47,7 +47,7 @@ def size_of(axis: Axis) -> int:
 
 def atom(size: int) -> Axis:
     """A new axis of this size, of which nothing is known."""
-    return () if size == 1 else (Atom(size),)
+    return () if size == 1 else (Atom(int(size)),)
 
 
 class Spaces:

@@ -303,7 +303,7 @@ def _pad(rules: Rules, eqn: Any, operands: Sequence[Label], where: str) -> Label
             made.append(atom(size))
             rules.spaces.lock(made[-1], f"it was padded {where}")
         else:
-            parts = [(Atom(low),) if low else None, axis, (Atom(high),) if high else None]
+            parts = [(Atom(int(low)),) if low else None, axis, (Atom(int(high)),) if high else None]
             made.append((Sum(tuple(part for part in parts if part is not None)),))
     return label(tuple(made), one.zero)
 

@@ -97,7 +97,7 @@ def test_zeros_stay_zero_whatever_is_trained():
     t = chain(magnitude(0.5), codebook(3))
     params = {"w": jax.random.normal(KEY, (6, 5))}
     state = t.init(params)
-    gone = ~np.asarray(state.fixed[0]["w"])
+    gone = ~np.asarray(state.fixed[0].masks["w"])
     trained = State(jax.tree.map(lambda v: v + 7.0, state.train), state.fixed)
     for out in (t.apply(params, trained)["w"], t.pack(params, trained)["w"].dense()):
         assert np.all(np.asarray(out)[gone] == 0)
