@@ -115,7 +115,8 @@ def _trained(t, params, state, loss, steps):
         )
         updates, opt_state = optimizer.update(grads, opt_state, (params, state.train))
         params, train = optax.apply_updates((params, state.train), updates)
-        return (params, t.update(State(train, state.fixed), params, step=i), opt_state), None
+        shown = jax.grad(loss)(t.apply(params, State(train, state.fixed)))
+        return (params, t.update(State(train, state.fixed), params, grads=shown, step=i), opt_state), None
 
     start = (params, state, optimizer.init((params, state.train)))
     (params, state, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, jnp.arange(steps)))(start)
