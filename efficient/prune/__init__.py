@@ -16,6 +16,7 @@ from efficient.prune.rigl import rigl
 from efficient.prune.score import Score
 from efficient.prune.sparse_evolutionary import sparse_evolutionary
 from efficient.prune.static_sparse import static_sparse
+from efficient.prune.store_sparse import sparse
 from efficient.prune.structured import Structured, structured
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "prune",
     "regrown",
     "rigl",
+    "sparse",
     "sparse_evolutionary",
     "static_sparse",
     "structured",
