@@ -25,6 +25,7 @@ types: $(SETUP)
 bench: $(SETUP)
 	$(BIN)/python -m experiments.bench_lift
 	$(BIN)/python -m experiments.bench_step
+	$(BIN)/python -m experiments.bench_shrink
 
 ledger: $(SETUP)
 	$(BIN)/python -m experiments.ledger

@@ -8,7 +8,7 @@ import jax
 
 from efficient.core.leaf import is_leaf
 from efficient.core.paths import flatten, unflatten
-from efficient.core.transform import Key, State, Transform, dense_value, is_float, like
+from efficient.core.transform import Key, State, Transform, dense_value, is_float, like, require_state
 
 
 @runtime_checkable
@@ -42,6 +42,8 @@ def per_leaf(
         return value.dense() if is_leaf(value) and not nests else value
 
     def entry(state: State, path: str) -> State:
+        parts = (state.train, state.fixed) if isinstance(state, State) else ()
+        require_state(state, all(isinstance(part, Mapping) for part in parts))
         if path not in state.train and path not in state.fixed:
             known = ", ".join(sorted({*state.train, *state.fixed})[:4])
             raise ValueError(

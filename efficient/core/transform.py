@@ -140,6 +140,8 @@ def chain(*transforms: Transform) -> Transform:
         require_transform(t, "chain(a, b, ...)")
 
     def stages(state: State) -> list[tuple[Transform, State]]:
+        parts = (state.train, state.fixed) if isinstance(state, State) else ()
+        require_state(state, all(type(part) is tuple and len(part) == len(transforms) for part in parts))
         return [
             (t, State(*s))
             for t, s in zip(transforms, zip(state.train, state.fixed, strict=True), strict=True)
@@ -193,6 +195,19 @@ def require_transform(value: Any, call: str) -> None:
     """Refuses what is no `Transform` where one is asked for."""
     if not isinstance(value, Transform):
         raise ValueError(f"transform must be a Transform, got {type(value).__name__}; call {call}.")
+
+
+def require_state(state: Any, is_own: bool = True) -> None:
+    """Refuses a state that `init` of the same transform did not make.
+
+    Raises:
+      ValueError: `state` is no `State`, or not of this transform's form.
+    """
+    if not isinstance(state, State) or not is_own:
+        raise ValueError(
+            f"state must be what init of the same transform returns, got {type(state).__name__} of another "
+            "form; call it as apply(params, state), pack(params, state), update(state, params, step=...)."
+        )
 
 
 def is_float(value: Any) -> bool:

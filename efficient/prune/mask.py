@@ -36,5 +36,14 @@ def kept_of(size: int, sparsity: float | Float[Array, ""]) -> int | Int[Array, "
 
 
 def masked(value: jax.Array, mask: jax.Array) -> jax.Array:
-    """`value` where the mask is True, +0 elsewhere, whatever stood there; there it has no gradient."""
+    """`value` where the mask is True, +0 elsewhere, whatever stood there; there it has no gradient.
+
+    Raises:
+      ValueError: the two differ in shape: the mask is that of other params.
+    """
+    if tuple(value.shape) != tuple(mask.shape):
+        raise ValueError(
+            f"params must be those of init, got shape {tuple(value.shape)} for a mask of "
+            f"{tuple(mask.shape)}; make a new state."
+        )
     return jnp.where(mask, value, jnp.zeros((), value.dtype))

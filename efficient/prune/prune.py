@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from efficient.core.paths import flatten, map_with_path
-from efficient.core.transform import Key, State, Transform, dense_value, is_float, recipe
+from efficient.core.transform import Key, State, Transform, dense_value, is_float, recipe, require_state
 from efficient.prune.allocation import Allocation
 from efficient.prune.allocations.per_leaf import per_leaf
 from efficient.prune.mask import masked
@@ -105,6 +105,8 @@ class _Pruning:
         return State(state.train, Pruned(masks, memory))
 
     def apply(self, params: Any, state: State) -> Any:
+        require_state(state, isinstance(state, State) and isinstance(state.fixed, Pruned))
+
         def one(path: str, value: Any) -> Any:
             if not is_float(value):
                 return value

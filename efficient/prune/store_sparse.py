@@ -67,7 +67,7 @@ def sparse(
     Raises:
       ValueError: at once, an unknown format, or an option that is out of range or of another format; at
         `init`, a weight without the axes that the format needs; at `pack`, a weight that is not as sparse
-        (within a program it may be a `jax.errors.JaxRuntimeError` with the same words), or tracers and no `sparsity`.
+        (in a program perhaps a `jax.errors.JaxRuntimeError` in the same words), or tracers and no `sparsity`.
 
     Example:
       >>> t = sparse("bitmap")

@@ -153,6 +153,8 @@ def _round_through_jvp(primals: Any, tangents: Any) -> Any:
 def absmax_scale(value: Float[Array, "*shape"], *, bits: int, axis: int | None) -> Float[Array, "*ones"]:
     """The smallest scale that clips nothing, max |value| / (2^(bits-1) - 1), axes kept; 1 where that is zero.
 
+    A NaN makes its channel's scale, and so the whole channel, NaN: it is seen and not rounded away.
+
     Args:
       value: any shape.
       bits: 2 to 8.
@@ -160,7 +162,8 @@ def absmax_scale(value: Float[Array, "*shape"], *, bits: int, axis: int | None) 
     """
     others = tuple(i for i in range(value.ndim) if axis is None or i != axis % value.ndim)
     scale = jnp.max(jnp.abs(value), axis=others, keepdims=True) / (2 ** (bits - 1) - 1)
-    return jnp.where(scale > 0, scale, 1.0).astype(value.dtype)  # zeros, or too small to divide by
+    is_nothing = ~(scale > 0) & ~jnp.isnan(scale)  # zeros, or too small to divide by; NaN stays, and shows
+    return jnp.where(is_nothing, 1.0, scale).astype(value.dtype)
 
 
 def fake_quantize(

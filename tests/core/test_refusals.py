@@ -10,7 +10,8 @@ SCRIPT = """
 import json, sys
 import jax.numpy as jnp
 from efficient import Plan, Rule, at, chain
-from efficient.quantize import linear
+from efficient.prune import magnitude
+from efficient.quantize import codebook, linear
 
 params = {"a": jnp.ones((2, 2))}
 compiled = Plan([Rule("a", linear())]).compile(params)
@@ -33,6 +34,12 @@ CASES = {
     "at(3, linear())": "where must be a pattern, got 3; give a glob such as '**/kernel', a compiled regular ",
     "at('a', linear)": "transform must be a Transform, got function; call at(pattern, transform).",
     "chain(linear(), linear)": "transform must be a Transform, got function; call chain(a, b, ...).",
+    "linear().apply(params, None)": "state must be what init of the same transform returns, got NoneType of ",
+    "chain(linear()).apply(params, linear().init(params))": "state must be what init of the same transform ",
+    "linear().apply(params, chain(linear()).init(params))": "state must be what init of the same transform ",
+    "magnitude(0.5).apply(params, linear().init(params))": "state must be what init of the same transform ",
+    "magnitude(0.5).apply({'a': jnp.ones((4, 2))}, magnitude(0.5).init({'a': jnp.ones((1, 2))}))": "params "
+    "must be those of init, got shape (4, 2) for a mask of (1, 2); make a new state.",
     "compiled.report(lambda p, x: x @ p['a'], params, params, jnp.ones((1, 2)))": "report must be given (fn, "
     "params, state, *args), got function, ..., dict; make the state by compiled.transform.init(params).",
 }

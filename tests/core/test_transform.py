@@ -147,7 +147,7 @@ class TestChain:
     def test_a_state_of_another_chain(self):
         params = {"w": jnp.ones(2)}
         state = chain(affine(1.0, 0.0)).init(params)
-        with pytest.raises(ValueError, match="zip"):
+        with pytest.raises(ValueError, match="state must be what init of the same transform returns"):
             chain(affine(1.0, 0.0), affine(1.0, 0.0)).apply(params, state)
 
 

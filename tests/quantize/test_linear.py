@@ -171,3 +171,11 @@ def test_an_axis_that_is_not_there(shape, axis):
     message = rf"axis must be one of the {len(shape)} axes of 'a/w', got {axis}; axis=None is one scale\."
     with pytest.raises(ValueError, match=message):
         linear(8, axis=axis).init({"a": {"w": jnp.ones(shape)}})
+
+
+def test_a_nan_makes_its_channel_nan_and_no_other():
+    params = {"w": jnp.array([[jnp.nan, 1.0], [2.0, -3.0]])}
+    t = linear(8)
+    for out in (t.apply(params, t.init(params))["w"], t.pack(params, t.init(params))["w"].dense()):
+        assert np.isnan(np.asarray(out)[:, 0]).all()
+        np.testing.assert_allclose(np.asarray(out)[:, 1], [1.0, -3.0], atol=3 / 127)
