@@ -175,6 +175,8 @@ def _home(entry: Entry, like: Any) -> tuple[Any, bool]:
     is_placed = isinstance(like, jax.ShapeDtypeStruct) or (isinstance(like, jax.Array) and like.committed)
     sharding = like.sharding if is_placed else None
     direct = sharding is not None and entry.impl is None and entry.dtype.name in _STORED
+    if direct:
+        sharding.shard_shape(entry.shape)  # raises where it does not divide: before anything is read
     return sharding, direct
 
 

@@ -208,7 +208,7 @@ def test_arrays_go_where_those_of_like_are(tmp_path):
     assert not load(tmp_path / "tree", like=tree)["free"].committed
     assert load(tmp_path / "tree")["f32"].sharding.num_devices == 1
     uneven = jax.ShapeDtypeStruct((3,), jnp.float32, sharding=halves)
-    with pytest.raises(ValueError, match="divi") as caught:  # JAX's own words; nothing is damaged
+    with pytest.raises(ValueError, match="divi") as caught:  # JAX's own words; nothing is damaged or read
         load(tmp_path / "tree", like=shapes | {"free": uneven})
     assert not isinstance(caught.value, CorruptFileError)
 
