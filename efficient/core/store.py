@@ -174,10 +174,10 @@ def _home(entry: Entry, like: Any) -> tuple[Any, bool]:
         )
     is_placed = isinstance(like, jax.ShapeDtypeStruct) or (isinstance(like, jax.Array) and like.committed)
     sharding = like.sharding if is_placed else None
-    direct = sharding is not None and entry.impl is None and entry.dtype.name in _STORED
-    if direct:
-        sharding.shard_shape(entry.shape)  # raises where it does not divide: before anything is read
-    return sharding, direct
+    if sharding is None or entry.impl is not None or entry.dtype.name not in _STORED:
+        return sharding, False
+    sharding.shard_shape(entry.shape)  # raises where it does not divide: before anything is read
+    return sharding, True
 
 
 def _placed(stored: Any, entry: Entry, home: Any) -> Any:
