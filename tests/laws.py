@@ -8,7 +8,7 @@ import dataclasses
 from efficient import Transform
 from efficient.adapt import lora
 from efficient.factorize import low_rank
-from efficient.prune import magnitude, prune, rigl, sparse_evolutionary, static_sparse
+from efficient.prune import magnitude, prune, rigl, sparse_evolutionary, static_sparse, straight_through
 from efficient.prune.patterns import n_m
 from efficient.prune.scores import absolute
 from efficient.quantize import codebook, linear
@@ -45,5 +45,8 @@ METHODS: dict[str, Method] = {
         make=sparse_evolutionary(0.5, every=3), keeps_zeros=True, is_idempotent=True, is_sparse=True
     ),
     "rigl": Method(make=rigl(0.5, end=40, every=3), keeps_zeros=True, is_idempotent=True, is_sparse=True),
+    "straight_through": Method(
+        make=straight_through(0.5), keeps_zeros=True, is_idempotent=True, is_sparse=True
+    ),
 }
 PAIRS = [(a, b) for a in METHODS for b in METHODS if not (METHODS[a].is_sparse and METHODS[b].is_sparse)]

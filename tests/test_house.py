@@ -29,7 +29,11 @@ MAY_IMPORT = {
     "efficient/coding": ("efficient.coding",),
     "efficient/core": FLOOR,
     "kernels": ("efficient.kernels", *FLOOR),
-    **{f"efficient/{name}": (f"efficient.{name}", "efficient.kernels", *FLOOR) for name in ONE_OF},
+    "efficient/search": ("efficient.search", *FLOOR),
+    **{
+        f"efficient/{name}": (f"efficient.{name}", "efficient.search", "efficient.kernels", *FLOOR)
+        for name in ONE_OF
+    },
     "experiments": ("efficient", "experiments"),
 }
 OURS = {"efficient", "kernels", "experiments", "tests"}

@@ -9,8 +9,9 @@ has bound, and nothing has locked, are what can be pruned.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Union
 
 import numpy as np
@@ -43,6 +44,39 @@ Axes = tuple[Axis, ...]
 def size_of(axis: Axis) -> int:
     """Its number of indices; 1 of no factors."""
     return math.prod(factor.size for factor in axis)
+
+
+def size_left(axis: Axis, counts: Mapping[Atom, int]) -> int:
+    """Its number of indices where atoms keep so many; those left out are whole."""
+    return math.prod(
+        counts.get(factor, factor.size)
+        if isinstance(factor, Atom)
+        else sum(size_left(part, counts) for part in factor.parts)
+        for factor in axis
+    )
+
+
+def terms_of(axis: Axis, names: Mapping[Atom, str]) -> dict[tuple[str, ...], int]:
+    """Its number of indices as a polynomial: by sorted names of atoms that are multiplied, the coefficient.
+
+    Atoms without a name are constants.
+    """
+    product: dict[tuple[str, ...], int] = {(): 1}
+    for factor in axis:
+        own: dict[tuple[str, ...], int] = {}
+        if isinstance(factor, Atom):
+            own = {(names[factor],): 1} if factor in names else {(): factor.size}
+        else:
+            for term, coefficient in (
+                item for part in factor.parts for item in terms_of(part, names).items()
+            ):
+                own[term] = own.get(term, 0) + coefficient
+        longer: dict[tuple[str, ...], int] = {}
+        for (first, one), (second, other) in itertools.product(product.items(), own.items()):
+            both = tuple(sorted((*first, *second)))
+            longer[both] = longer.get(both, 0) + one * other
+        product = longer
+    return product
 
 
 def atom(size: int) -> Axis:

@@ -15,6 +15,7 @@ with a rule for each kind of layer; here an algebra of axes on the traced progra
 """
 
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from efficient.core.axes import Atom, Axis, Spaces, Sum, atom, size_of
+from efficient.core.axes import Atom, Axis, Spaces, Sum, atom, size_left, size_of, terms_of
 from efficient.core.axis_rules import Label, Rules, label, new
 from efficient.core.paths import path_string
 from efficient.core.versions import is_dropped, is_literal, open_jaxpr, scan_counts
@@ -231,26 +232,71 @@ class Dependencies:
         Raises:
           ValueError: there is no such group, it is locked, or the mask has another size or keeps nothing.
         """
-        checked = {name: self._checked(name, mask) for name, mask in keep.items()}
+        checked = {name: self._mask(name, mask) for name, mask in keep.items()}
         chosen = {self._atoms[name]: mask for name, mask in checked.items()}
         return {path: tuple(indices_kept(axis, chosen) for axis in axes) for path, axes in self._axes.items()}
 
-    def _checked(self, name: str, mask: Any) -> np.ndarray:
-        """A mask that a group can have."""
+    def _shrinkable(self, name: str, given: str, what: str) -> Group:
+        """The group of this name, of which `given` has `what`."""
         if name not in self.groups:
             near = ", ".join(list(self.free)[:3])
-            raise ValueError(f"keep must name groups, got {name!r}; print the dependencies: {near}, ...")
-        group, kept = self.groups[name], np.asarray(mask)
+            raise ValueError(f"{given} must name groups, got {name!r}; print the dependencies: {near}, ...")
+        group = self.groups[name]
         if group.locked:
             raise ValueError(
-                f"group {name!r} must stay whole, got a mask of it: {group.locked}; leave it out."
+                f"group {name!r} must stay whole, got {what} of it: {group.locked}; leave it out."
             )
+        return group
+
+    def _mask(self, name: str, mask: Any) -> np.ndarray:
+        """A mask that a group can have."""
+        group, kept = self._shrinkable(name, "keep", "a mask"), np.asarray(mask)
         if kept.shape != (group.size,) or kept.dtype != bool or not kept.any():
             raise ValueError(
                 f"keep[{name!r}] must be bool [{group.size}] with a True, got {kept.dtype}{list(kept.shape)} "
                 f"with {int(kept.astype(bool).sum())}; keep one index at least."
             )
         return kept
+
+    def sizes_left(self, counts: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """By path, the shape of each weight once each group keeps so many indices, whichever they are.
+
+        Args:
+          counts: by name of a group, from 1 to its size; groups that it leaves out stay whole.
+
+        Raises:
+          ValueError: there is no such group, it is locked, or the count is out of range.
+        """
+        left = {self._atoms[name]: count for name, count in self.counted(counts).items()}
+        return {path: tuple(size_left(axis, left) for axis in axes) for path, axes in self._axes.items()}
+
+    def counted(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """By name of each free group, how many of its indices stay; arguments and errors as `sizes_left`."""
+        given = {name: self._count(name, count) for name, count in counts.items()}
+        return {name: given.get(name, group.size) for name, group in self.free.items()}
+
+    def _count(self, name: str, count: Any) -> int:
+        """A count that a group can have."""
+        size = self._shrinkable(name, "counts", "a count").size
+        if not 1 <= operator.index(count) <= size:
+            raise ValueError(
+                f"counts[{name!r}] must be a whole number from 1 to {size}, got {count!r}; keep one index at "
+                "least."
+            )
+        return operator.index(count)
+
+    def elements(self, path: str) -> dict[tuple[str, ...], int]:
+        """The number of elements of a weight as a polynomial in the counts of the free groups.
+
+        Args:
+          path: of a weight.
+
+        Returns:
+          By names of groups that are multiplied, sorted, the coefficient: `{("a:1", "b:1"): 9}` is nine times
+          the count of one times that of the other.
+        """
+        names = {self._atoms[name]: name for name in self.free}
+        return terms_of(tuple(factor for axis in self._axes[path] for factor in axis), names)
 
     def under(self, prefix: str) -> "Dependencies":
         """The same groups for the part of the params at `prefix`: paths lose it, names of groups keep it.
@@ -399,8 +445,20 @@ def _name(one: Atom, members: Sequence[Member], axes: Mapping[str, Sequence[Axis
     return f"{path}:{axis}" + (f"#{inside.index(one)}" if len(inside) > 1 else "")
 
 
+def _in_order(followed: Followed, spaces: Spaces) -> dict[Atom, None]:
+    """The free atoms of a program in the order in which its equations meet them."""
+    met: dict[Atom, None] = {}
+    for row in followed.rows:
+        for inner in row.inside:
+            met.update(_in_order(inner, spaces))
+        for one in (*row.operands, *row.results):
+            for axis in one.axes:
+                met.update(dict.fromkeys(spaces.atoms(axis)))
+    return met
+
+
 def dependencies(fn: Any, params: Any, *args: Any) -> Dependencies:
-    """The groups of `params` in `fn(params, *args)`; nothing is computed.
+    """The groups of `params` in `fn(params, *args)`, in the order of the program; nothing is computed.
 
     Args:
       fn: any function that JAX can trace, as it is used for inference; options that are no arrays belong into
@@ -421,6 +479,8 @@ def dependencies(fn: Any, params: Any, *args: Any) -> Dependencies:
         for i, axis in enumerate(own):
             for one in dict.fromkeys(spaces.atoms(axis)):
                 members.setdefault(one, []).append(Member(path, i))
+    ordered = [one for one in _in_order(traced.followed, spaces) if one in members]
+    members = {one: members[one] for one in dict.fromkeys([*ordered, *members])}
     names = {one: _name(one, own, axes, spaces) for one, own in members.items()}
     groups = {
         names[one]: Group(

@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 
 from efficient.core.dependencies import Dependencies
-from efficient.core.paths import Where, flatten, map_with_path, matches
+from efficient.core.paths import Where, flatten, map_with_path
 from efficient.core.transform import Key, State, Transform, dense_value, is_float, recipe
 from efficient.prune.allocation import Allocation
 from efficient.prune.allocations.per_leaf import per_leaf
 from efficient.prune.mask import masked, top_mask
 from efficient.prune.prune import require_schedule
+from efficient.prune.ranking import free_groups, pool_by_mean, scored_weights, start_memory
 from efficient.prune.score import Score
 
 EACH = per_leaf()
@@ -46,12 +47,12 @@ class _Pruning:
     allocation: Allocation
     every: int
     groups: tuple[str, ...]
+    counting: Where
 
-    def pooled(self, scores: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def pooled(self, memory: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, jax.Array]:
         """By group, the mean score of the weights of each index."""
-        total = self.found.pool(scores)
-        count = self.found.pool({path: jnp.ones(one.shape) for path, one in scores.items()})
-        return {name: total[name] / jnp.maximum(count[name], 1.0) for name in self.groups}
+        scores = {path: self.score.of(memory[path], v) for path, v in own.items()}
+        return pool_by_mean(self.found, self.groups, scores)
 
     def chosen(self, pooled: Mapping[str, jax.Array], sparsity: Any) -> dict[str, jax.Array]:
         """By group, what stays."""
@@ -59,23 +60,14 @@ class _Pruning:
         return {name: top_mask(one, jnp.maximum(1, kept[name])) for name, one in pooled.items()}
 
     def scored(self, params: Any) -> dict[str, Any]:
-        """The weights that count: those of the groups, matrices and convolutions."""
-        members = {member.path for name in self.groups for member in self.found.groups[name].members}
-        own = {path: v for path, v in flatten(params)[0].items() if path in members and is_float(v)}
-        if not own:
-            raise ValueError(
-                f"params must hold the weights of the groups, got none of {sorted(members)[:3]!r}; scope the "
-                "transform to the tree whose dependencies were taken."
-            )
-        return {path: dense_value(v) for path, v in own.items() if v.ndim > 1}
+        """The weights that count."""
+        return scored_weights(self.found, self.groups, params, self.counting)
 
     def init(self, params: Any, *, stats: Any = None, key: Key | None = None) -> State:
-        own, known = self.scored(params), stats or {}
-        keys = {p: None if key is None else jax.random.fold_in(key, i) for i, p in enumerate(own)}
-        memory = {p: self.score.start(v, path=p, stats=known.get(p), key=keys[p]) for p, v in own.items()}
-        pooled = self.pooled({path: self.score.of(memory[path], v) for path, v in own.items()})
+        own = self.scored(params)
+        memory = start_memory(self.score, own, stats=stats, key=key)
         first = self.sparsity(0) if callable(self.sparsity) else self.sparsity
-        return State(train={}, fixed=Structured(self.chosen(pooled, first), memory))
+        return State(train={}, fixed=Structured(self.chosen(self.pooled(memory, own), first), memory))
 
     def update(self, state: State, params: Any, *, grads: Any = None, step: Any) -> State:
         old: Structured = state.fixed
@@ -85,7 +77,7 @@ class _Pruning:
             return State(state.train, Structured(old.keep, memory))
 
         def again(keep: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            pooled = self.pooled({path: self.score.of(memory[path], v) for path, v in own.items()})
+            pooled = self.pooled(memory, own)
             low = jnp.finfo(jnp.float32).min
             left = {
                 n: jnp.where(keep[n], jnp.nan_to_num(one, nan=low), -jnp.inf) for n, one in pooled.items()
@@ -112,6 +104,7 @@ def structured(
     sparsity: float | Callable[[Any], Any],
     *,
     where: Where = "**",
+    scored: Where = "**",
     allocation: Allocation = EACH,
     every: int = 1,
 ) -> Transform:
@@ -125,23 +118,25 @@ def structured(
       score: what a weight is worth; matrices and convolutions count, biases and norms do not.
       sparsity: the fraction of channels that goes, in [0, 1); or a schedule step -> sparsity.
       where: which of the free groups, by name (`params/Conv_0/kernel:3`).
+      scored: which weights count, by path: for scores that know only some, such as those that make channels.
       allocation: how the budget is shared out among groups; it counts channels. Each keeps one at least.
       every: under a schedule, what stays is chosen anew at steps that `every` divides.
 
     Raises:
       ValueError: at once, `sparsity` or `every` out of range, or no free group that `where` chooses; at
-        `init`, params without the groups' weights.
+        `init`, params without the groups' weights, or none of a group's that `scored` chooses.
 
     Source: module docstring.
     """
     require_schedule(sparsity, every)
-    groups = tuple(name for name in found.free if matches(where, name))
-    if not groups:
-        raise ValueError(
-            f"where must choose a free group, got {where!r} among {list(found.free)[:3]!r}; print the "
-            "dependencies."
-        )
+    groups = free_groups(found, where)
     made = _Pruning(
-        found=found, score=score, sparsity=sparsity, allocation=allocation, every=every, groups=groups
+        found=found,
+        score=score,
+        sparsity=sparsity,
+        allocation=allocation,
+        every=every,
+        groups=groups,
+        counting=scored,
     )
     return Transform(made.init, made.update, made.apply, made.apply)

@@ -1,6 +1,7 @@
 """Dependencies and resize: what moves together; a shrunk model is the masked one, for any program."""
 
 import functools
+import math
 
 import chex
 import flax.linen as nn
@@ -327,6 +328,53 @@ def test_wrong_masks_are_refused(keep, message):
     found = dependencies(lambda p, x: x @ p["a"] @ p["b"], params, W(4, 3))
     with pytest.raises(ValueError, match=message):
         found.axis_masks(keep)
+
+
+def joined(p, x):
+    """Two branches, concatenated and flattened with the positions: a sum times a product."""
+    x = jnp.concatenate([x @ p["a"], jnp.tanh(x @ p["b"])], axis=-1)
+    return x.reshape(2, -1) @ p["c"]
+
+
+JOINED = {"a": W(3, 4), "b": W(3, 2), "c": W(5 * 6, 2)}
+
+
+def test_sizes_left_are_those_of_any_masks_of_these_counts():
+    for fn, params, x in ((joined, JOINED, W(2, 5, 3)), (Block().apply, None, W(2, 4, 4, 6))):
+        params = jax.eval_shape(Block().init, KEY, x) if params is None else params
+        found = dependencies(fn, params, x)
+        assert len(found.free) >= 2
+        for seed in range(3):
+            keep = some(found, seed)
+            counts = {name: int(mask.sum()) for name, mask in keep.items()}
+            left = found.sizes_left(counts)
+            assert left == found.shapes_left(keep)
+            for path, shape in left.items():
+                terms = found.elements(path).items()
+                total = sum(math.prod([k, *(counts[name] for name in names)]) for names, k in terms)
+                assert total == math.prod(shape)
+    assert found.sizes_left({}) == found.shapes
+    assert dependencies(joined, JOINED, W(2, 5, 3)).elements("c") == {("a:1",): 10, ("b:1",): 10}
+
+
+def test_groups_stand_in_the_order_of_the_program():
+    params = {"a": W(8, 2), "m": {"z": W(5, 8)}, "z": W(3, 5)}
+    fn = jax.jit(lambda p, x: jnp.tanh(x @ p["z"]) @ p["m"]["z"] @ p["a"])
+    assert list(dependencies(fn, params, W(4, 3)).free) == ["z:1", "m/z:1"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"z:1": 1}, "counts must name groups, got 'z:1'; print the dependencies: a:1"),
+        ({"a:0": 1}, "group 'a:0' must stay whole, got a count of it: it is an axis of the input"),
+        ({"a:1": 0}, r"counts\['a:1'\] must be a whole number from 1 to 4, got 0; keep one"),
+        ({"a:1": 5}, r"counts\['a:1'\] must be a whole number from 1 to 4, got 5"),
+    ],
+)
+def test_wrong_counts_are_refused(counts, message):
+    with pytest.raises(ValueError, match=message):
+        dependencies(joined, JOINED, W(2, 5, 3)).sizes_left(counts)
 
 
 def test_another_function_must_group_alike():

@@ -126,3 +126,17 @@ def test_update_without_a_schedule_keeps_what_stays():
 def test_wrong_requests_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_only_the_weights_that_are_scored_count():
+    params = {"up": jnp.array([[1.0, 3.0, 2.0]]), "down": jnp.array([[9.0], [1.0], [1.0]])}
+    found = dependencies(lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"], params, jnp.ones((1, 1)))
+    keep = structured(found, absolute(), 0.5, scored="up").init(params).fixed.keep["up:1"]
+    # By `up` alone 1, 3, 2; with `down` the means are 5, 2, 1.5. Half of three, rounded to even: two go.
+    np.testing.assert_array_equal(keep, [False, True, False])
+    both = structured(found, absolute(), 0.5).init(params).fixed.keep["up:1"]
+    np.testing.assert_array_equal(both, [True, False, False])
+    with pytest.raises(
+        ValueError, match=r"scored must choose a weight of every group, got 'out' and none of"
+    ):
+        structured(found, absolute(), 0.5, scored="out").init(params)

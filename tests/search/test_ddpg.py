@@ -191,7 +191,7 @@ def walk(key, *, episodes, warmup):
 def test_a_walk_with_a_budget_and_one_reward_at_its_end_is_learned():
     learned, random = (walk(KEY, episodes=160, warmup=w) for w in (40, 160))
     np.testing.assert_allclose(learned[:40], random[:40])  # both begin at random
-    # The best split is in proportion to worth squared where all may be had: 0.04 : 1 : 0.36 of 1.5, at most 1.
+    # The best split is in proportion to worth squared where it may be had: 0.04 : 1 : 0.36 of 1.5, at most 1.
     best = max(spend((a, 1.0, 0.5 - a)) for a in np.linspace(0, 0.5, 51))
     assert learned[-30:].mean() > random.mean() + 0.15
     assert learned[-30:].mean() > 0.9 * best
