@@ -25,6 +25,8 @@ from efficient.data import NAMES, Batches, Dataset, evaluation_batches, load
 from efficient.models import zoo
 from efficient.train import Chunks, Classifier, classifier, create, evaluate, fit, make_epoch, make_step
 from efficient.train.classify import pixels
+from efficient.train.restart import Restarted
+from efficient.train.step import Loss
 
 
 class Weights(NamedTuple):
@@ -37,6 +39,16 @@ class Weights(NamedTuple):
 
 Trainer = Callable[[Weights, int, int], Weights]
 """`(weights, seed, epochs) -> weights`."""
+
+
+def penalized(loss: Loss, penalty: Callable[[Any], jax.Array]) -> Loss:
+    """A loss to which a penalty on the weights is added."""
+
+    def total(weights: Any, model_state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
+        value, rest = loss(weights, model_state, batch, key)
+        return value + penalty(weights), rest
+
+    return total
 
 
 def require_data(name: str) -> None:
@@ -113,9 +125,22 @@ class Bench:
             drop_last=True,
         )
 
-    def trainer(self, transform: Transform, optimizer: optax.GradientTransformation) -> Trainer:
-        """Trains weights whose `compress` is a state of `transform`, from a fresh state of `optimizer`."""
-        step, scans = make_step(self.classifier.loss, optimizer, transform), self._scans
+    def trainer(
+        self,
+        transform: Transform,
+        optimizer: optax.GradientTransformation,
+        *,
+        restarted: Restarted | None = None,
+        penalty: Callable[[Any], jax.Array] | None = None,
+    ) -> Trainer:
+        """Trains weights whose `compress` is a state of `transform`, from a fresh state of `optimizer`.
+
+        `restarted` is `make_step`'s: `regrown`, where sparse training moves masks. `penalty`, of the weights
+        that the model sees, is added to the loss.
+        """
+        loss = self.classifier.loss if penalty is None else penalized(self.classifier.loss, penalty)
+        step = make_step(loss, optimizer, transform, restarted=restarted)
+        scans = self._scans
         call = make_epoch(step) if scans else step
 
         def train(weights: Weights, seed: int, epochs: int) -> Weights:

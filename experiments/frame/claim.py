@@ -109,6 +109,19 @@ class Outcome:
         """Mean and spread of a value by seed; it holds where the mean is at most `most`."""
         return cls.of(values, mean(values.values()) <= most)
 
+    @classmethod
+    def above(cls, gaps: Mapping[int, float], least: float = 0.0) -> "Outcome":
+        """Mean and spread of a gap by seed; it holds where the mean is above `least` by 2 standard errors.
+
+        One seed has no standard error: it never holds.
+        """
+        found = cls.of(gaps, False)
+        if found.spread is None or not isinstance(found.ours, float):
+            return found
+        error = found.spread / math.sqrt(len(found.seeds))
+        holds = found.ours - 2 * error > least
+        return dataclasses.replace(found, holds=holds, detail=f"standard error {error:.2g}")
+
     @property
     def verdict(self) -> str:
         """`holds`, `does not hold` or `not run`."""

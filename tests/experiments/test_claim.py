@@ -137,6 +137,15 @@ def test_seeds_are_different_and_some(seeds):
         by_seed(lambda seed, progress: {}, seeds)
 
 
+def test_above_wants_two_standard_errors():
+    outcome = Outcome.above({0: 1.0, 1: 2.0, 2: 3.0})  # mean 2, standard error 1 / sqrt(3) = 0.577
+    assert (outcome.holds, outcome.ours) == (True, 2.0)
+    assert Outcome.above({0: 1.0, 1: 2.0, 2: 3.0}, 0.84).holds is True  # 2 - 2 * 0.5774 = 0.8453
+    assert Outcome.above({0: 1.0, 1: 2.0, 2: 3.0}, 0.85).holds is False
+    assert Outcome.above({0: 5.0}).holds is False
+    assert Outcome.above({0: 1.0, 1: float("nan")}).holds is False
+
+
 def test_at_most_judges_the_mean():
     outcome = Outcome.at_most({0: 0.5, 1: 0.1}, 0.3)
     assert (outcome.ours, outcome.holds, outcome.seeds) == (0.3, True, (0, 1))
