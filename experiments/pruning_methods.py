@@ -70,7 +70,7 @@ class Config:
         """The same path on a thin network, few images and three methods."""
         return cls(
             width=0.04,
-            data="digits",
+            data="mnist5k",
             train=64,
             epochs=1,
             batch_size=32,

@@ -53,7 +53,7 @@ class Trained(NamedTuple):
     def scales(self) -> dict[str, Any]:
         """By kernel, the scale of the normalization after it."""
         by_path = flatten(self.params)[0]
-        beside = {path: path.removesuffix("conv/kernel") + "norm/scale" for path in by_path if "conv" in path}
+        beside = {path: path.removesuffix("conv/kernel") + "bn/scale" for path in by_path if "conv" in path}
         return {path: by_path[scale] for path, scale in beside.items() if path.endswith("kernel")}
 
 
@@ -146,4 +146,4 @@ CHANNELS: Mapping[str, Method] = {
 }
 KINDS: Mapping[str, Mapping[str, Method]] = {"weights": WEIGHTS, "channels": CHANNELS}
 ARMS = {f"{kind}.{name}": method for kind, table in KINDS.items() for name, method in table.items()}
-SMOKE = ("weights.magnitude", "weights.wanda", "channels.apoz")
+SMOKE = ("weights.magnitude", "weights.wanda", "channels.apoz", "channels.bn-scale")

@@ -72,10 +72,10 @@ def commit(root: Path = ROOT) -> tuple[str | None, bool | None]:
 
 
 def code_digest(*files: Path) -> str:
-    """SHA-256 of `files` and of the library's sources: parts kept from other code are not taken up again."""
+    """SHA-256 of `files`, the library and all experiments: parts kept from other code are not taken up."""
     spec = importlib.util.find_spec("efficient")
     roots = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
-    roots += [ROOT / "kernels"]
+    roots += [ROOT / "kernels", ROOT / "experiments"]
     sources = [path for root in roots for pattern in ("*.py", "*.cc") for path in root.rglob(pattern)]
     digest = hashlib.sha256()
     for path in sorted({*sources, *files}):
