@@ -179,7 +179,7 @@ class _Walk:
         counts, states, actions = dict(self.floor), [], []
         cost, last = self.price(counts), 1.0
         for t, name in enumerate(self.sizes):
-            states.append(self.state(t, name, counts, last))
+            states.append(self.state(t, counts, last))
             wanted = self.least + (1 - self.least) * answer(states[-1], t)
             most = nearest_count(self.sizes[name], wanted, multiple=self.multiple)
             counts, cost = self.limited(counts, name, most, cost)
@@ -187,8 +187,8 @@ class _Walk:
             actions.append(last)
         return _Walked(counts, cost, states, actions)
 
-    def state(self, t: int, name: str, counts: Counts, last: float) -> Float32[np.ndarray, "features"]:
-        """What the agent sees before it acts on a group; `counts` have it and later ones at their least."""
+    def state(self, t: int, counts: Counts, last: float) -> Float32[np.ndarray, "features"]:
+        """What the agent sees before it acts on group t; `counts` have it and later ones at their least."""
         names = list(self.sizes)
         whole = {**counts, **{later: self.sizes[later] for later in names[t:]}}
         after = {**whole, **{later: counts[later] for later in names[t + 1 :]}}
