@@ -1,6 +1,6 @@
-"""Rewrites the ledger, `RESULTS.md` and `docs/ledger.html`, from the committed records.
+"""Rewrites the ledger, `RESULTS.md` and `docs/ledger.html`, and `docs/pruning.md` from the committed records.
 
-`python -m experiments.ledger` writes both, `--check` says whether they are up to date, `--json` prints the
+`python -m experiments.ledger` writes them, `--check` says whether they are up to date, `--json` prints the
 claims.
 """
 
@@ -19,6 +19,7 @@ from experiments.frame.flags import config_from_flags, define, help_text, parse
 from experiments.frame.markdown import results
 from experiments.frame.page import page
 from experiments.frame.record import RecordError, write_atomic
+from experiments.pruning_table import pruning
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,11 @@ def run_ledger(argv: Sequence[str], *, root: Path = ROOT, package: str = "experi
     if options.json:
         print(json.dumps(claims_json(found), indent=1, ensure_ascii=False, allow_nan=False))
         return 0
-    files = {root / "RESULTS.md": results(found), root / "docs" / "ledger.html": page(found)}
+    files = {
+        root / "RESULTS.md": results(found),
+        root / "docs" / "ledger.html": page(found),
+        root / "docs" / "pruning.md": pruning(found),
+    }
     return _check(files) if options.check else _write(files, found)
 
 

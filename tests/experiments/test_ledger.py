@@ -9,8 +9,8 @@ import types
 
 import pytest
 
-from experiments import ledger
-from experiments.frame import Record, app, entry
+from experiments import ledger, pruning_table
+from experiments.frame import Claim, Outcome, Record, app, entry
 from experiments.frame.entry import duration, entries
 from experiments.frame.record import Device, RecordError, read_record, write_record
 from tests.experiments.sample import closed_form
@@ -188,13 +188,13 @@ def test_what_an_experiment_prints_at_import_is_no_json(monkeypatch, tmp_path, c
     assert capsys.readouterr() == ("[]\n", "loading\n")
 
 
-def test_provenance_by_hand():
-    record = Record(
+def hand_made(metrics):
+    return Record(
         experiment="tiny",
         smoke=False,
         config={},
         seeds=(0,),
-        metrics={"baseline": {0: {}}, "pruned": {0: {}}},
+        metrics=metrics,
         versions={"jax": "0.10.2"},
         device=Device(platform="gpu", kind="H200", count=1, cores=16, cpu="a CPU"),
         date="2026-01-31T12:00:59Z",
@@ -202,6 +202,10 @@ def test_provenance_by_hand():
         dirty=True,
         wall_s=7500.0,
     )
+
+
+def test_provenance_by_hand():
+    record = hand_made({"baseline": {0: {}}, "pruned": {0: {}}})
     assert entry.provenance(record) == (
         "Measured 2026-01-31 12:00 UTC in 2 h 05 min on 1 x H200, 16 cores of a CPU; jax 0.10.2; "
         "commit 0123456789ab with uncommitted changes."
@@ -217,6 +221,58 @@ def test_provenance_by_hand():
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def claim_of(name, holds):
+    """A claim of a pruning experiment and what it came to."""
+    claim = Claim(
+        id=f"{name}-gap", paper="A|B", metric="a gap", published="above 0", rule="it is above", check=len
+    )
+    ours = None if holds is None else -1.5
+    return claim, Outcome(ours=ours, seeds=(0,) if holds is not None else (), holds=holds)
+
+
+def entry_of(name, record, holds):
+    return entry.Entry(
+        name=name, module=f"m.{name}", title="T", record=record, rows=(claim_of(name, holds),), figures=()
+    )
+
+
+def test_pruning_sets_cost_beside_result_and_names_what_failed():
+    metrics = {
+        "baseline": {0: {"accuracy": 90.0}, 1: {"accuracy": 92.0}},
+        "weights.wanda": {
+            seed: {"seconds": 0.5, "statistics_bytes": 2500, "accuracy": 88.0 + 2 * seed} for seed in (0, 1)
+        },
+        "curve": {0: {"seconds": 1.0}, 1: {"seconds": 1.0}},  # without a result: no method
+    }
+    measured = hand_made(metrics)
+    text = pruning_table.pruning(
+        [
+            entry_of("thinet", None, None),
+            entry_of("pruning_methods", measured, False),
+            entry_of("other", measured, False),
+        ]
+    )
+    lines = text.splitlines()
+    assert [line for line in lines if line.startswith("| wanda")] == [
+        "| wanda | - | 0.5 | 2.5 | - | - | 89.0 ± 1.4 |"  # deviation of 88 and 90: sqrt(2)
+    ]
+    assert [line for line in lines if line.startswith("| [")] == [
+        "| [pruning_methods](../RESULTS.md#pruning_methods) | T | 2 h 05 min | 0 | 1 | 0 |",
+        "| [thinet](../RESULTS.md#thinet) | T | - | 0 | 0 | 1 |",
+    ]
+    assert [line for line in lines if line.startswith("- ")] == [
+        r"- **pruning\_methods-gap**: a gap. Published: above 0 (A\|B); ours: -1.5. Asked for: it is above."
+    ]
+    assert "Dense: 91.0 ± 1.4 %." in text
+    assert "Nothing that was run" not in text
+
+
+def test_pruning_without_records_says_so():
+    text = pruning_table.pruning([entry_of("amc", None, None)])
+    assert text.endswith("## What did not reproduce\n\nNothing that was run.\n")
+    assert "tuned" not in text
 
 
 def test_the_committed_experiments_are_all_readable():
