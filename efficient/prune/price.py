@@ -4,10 +4,10 @@ A price is a function of counts. Those of `prices` are MACs, bytes and milliseco
 do: `Price(lambda counts: joules(counts), unit="J", name="energy")`.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
-from typing import NamedTuple
 
 from efficient.core.dependencies import Dependencies
 
@@ -15,7 +15,8 @@ Counts = Mapping[str, int]
 """By name of a free group, how many of its indices stay; groups that it leaves out stay whole."""
 
 
-class Price(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Price:
     """What a shrunk model costs.
 
     of(counts): the price, in `unit`; lower is cheaper.
