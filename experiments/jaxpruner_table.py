@@ -11,7 +11,9 @@ Ours is the CIFAR family's ResNet-8 of half the width on 6,400 images of Fashion
 SGD with momentum. All methods prune all kernels, with densities by Erdos-Renyi-Kernel but for `global
 magnitude`; what prunes follows one cubic ramp, straight-through as well; what is sparse from the start moves
 its masks up to the ramp's end. Saliency is left out. The sparsity is a value in the state of each method: one
-program a method serves all sparsities and seeds. Cost: some 12 minutes.
+program a method serves all sparsities and seeds. Batch, ramp and how often masks move were settled on seed 0,
+which is not judged: at first, with half the steps and a ramp to three quarters of them, magnitude and RigL were
+there 1.0 and 1.5 points below static at 95 %. Cost: some 12 minutes.
 """
 
 import dataclasses
@@ -93,7 +95,7 @@ class Config:
     fraction: float = 0.3  # of the active weights that they move (RigL: at first), in (0, 1]
     rate: float = 0.1  # of learning at first; falls to 0 on a cosine, > 0
     batch_size: int = 32  # images a step, > 0
-    seeds: tuple[int, ...] = (0, 1, 2)  # one whole run each
+    seeds: tuple[int, ...] = (1, 2, 3)  # one whole run each; settings were chosen on 0
 
     def __post_init__(self) -> None:
         for name in ("pool", "width", "epochs", "prune_every", "move_every", "rate", "batch_size"):

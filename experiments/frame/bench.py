@@ -9,6 +9,7 @@ What is compiled is compiled once for each transform, and serves every seed.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -101,8 +102,13 @@ class Bench:
     def start(self, seed: int) -> Weights:
         """The weights before training."""
         image = jnp.zeros((1, *self.data.image_shape))
-        variables: Any = dict(jax.jit(self.model.init)(jax.random.key(seed), image))
+        variables: Any = dict(self._init(jax.random.key(seed), image))
         return Weights(variables.pop("params"), variables)
+
+    @functools.cached_property
+    def _init(self) -> Callable[..., Any]:
+        """The model's `init`, compiled once for all seeds."""
+        return jax.jit(self.model.init)
 
     @property
     def steps_per_epoch(self) -> int:
