@@ -12,7 +12,7 @@ SGD with momentum. All methods prune all kernels, with densities by Erdos-Renyi-
 magnitude`; what prunes follows one cubic ramp, straight-through as well; what is sparse from the start moves
 its masks up to the ramp's end. Saliency is left out. The sparsity is a value in the state of each method: one
 program a method serves all sparsities and seeds. Batch, ramp and how often masks move were settled on seed 0,
-which is not judged: at first, with half the steps and a ramp to three quarters of them, magnitude and RigL were
+which is not judged: first, with half the steps and a ramp to three quarters of them, magnitude and RigL were
 there 1.0 and 1.5 points below static at 95 %. Cost: some 12 minutes.
 """
 
