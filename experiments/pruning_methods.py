@@ -14,7 +14,7 @@ choose while training are in `jaxpruner_table` and `sparse_training`. Cost: some
 
 Seen: at 90 % of the weights nearly all choices are at chance until tuned, SparseGPT's among them; only solving
 weight by weight (OBS) is not. Tuned, scores by gradients stay behind a random choice. Of channels, those that
-are chosen and solved for by what enters them (ThiNet, LASSO) lose least, at all prices.
+are chosen and solved for by what enters them (ThiNet, LASSO) lose least.
 """
 
 import dataclasses
