@@ -12,7 +12,7 @@ that a caller waits: statistics over the calibration images, compilation, masks.
 and the state hold. The first method of each kind waits for the compilation of what all share. Methods that
 choose while training are in `jaxpruner_table` and `sparse_training`. Cost: some 15 minutes.
 
-Seen: at 90 % of the weights nearly all choices are at chance until tuned, SparseGPT's among them; only solving
+Seen: at 90 % of the weights most choices are at chance until tuned, SparseGPT's among them; only solving
 weight by weight (OBS) is not. Tuned, scores by gradients stay behind a random choice. Of channels, those that
 are chosen and solved for by what enters them (ThiNet, LASSO) lose least.
 """
