@@ -152,7 +152,7 @@ class Arms:
         curves = {kind: self.unretrained(params) for kind, params in dense.items()}
         if self.has_curves:
             for kind, params in dense.items():
-                curves[f"{kind} retrained"] = self.one_shot(kind, params, seed, progress)
+                curves[f"{kind}_retrained"] = self.one_shot(kind, params, seed, progress)
         curves["iterative"] = self.iterative(dense["L2"], seed, progress)
         arms: dict[str, dict[str, Any]] = {arm: summary(curve, best) for arm, curve in curves.items()}
         return {"baseline": {"accuracy": best, "first_accuracy": first, "later_accuracy": later}, **arms}
@@ -177,7 +177,7 @@ def summary(curve: list[dict[str, float]], best: float) -> dict[str, Any]:
 
 
 def run(config: Config, *, progress: Progress | None = None) -> Metrics:
-    """By arm (`baseline`, `L2`, `L1 retrained`, `iterative`, ...): `<network>.<metric>`, % and points."""
+    """By arm (`baseline`, `L2`, `L1_retrained`, `iterative`, ...): `<network>.<metric>`, % and points."""
     networks = {name: Arms(name, config) for name in config.networks}
 
     def one(seed: int, watch: Progress) -> dict[str, dict[str, Any]]:
@@ -221,7 +221,7 @@ def better(first: str, second: str) -> Callable[[Metrics], Outcome]:
     return check
 
 
-OTHERS = ("L2", "L1", "L1 retrained", "L2 retrained")
+OTHERS = ("L2", "L1", "L1_retrained", "L2_retrained")
 
 
 def rounds_are_best(metrics: Metrics) -> Outcome:
@@ -276,7 +276,7 @@ CLAIMS = (
         metric="accuracy of L2 above L1, both retrained, mean over the fractions kept",
         published="above 0",
         rule="mean gap above 0 by 2 standard errors",
-        check=better("L2 retrained", "L1 retrained"),
+        check=better("L2_retrained", "L1_retrained"),
     ),
     HAN(
         id="pruning-ratio-rounds",
@@ -291,8 +291,8 @@ CLAIMS = (
 LABELS = {
     "L2": "L2, not retrained",
     "L1": "L1, not retrained",
-    "L1 retrained": "L1, retrained",
-    "L2 retrained": "L2, retrained",
+    "L1_retrained": "L1, retrained",
+    "L2_retrained": "L2, retrained",
     "iterative": "L2, in rounds",
 }
 

@@ -9,6 +9,9 @@ from typing import Any, Literal
 Metrics = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """arm -> seed -> metric -> value. A number that is not finite is stored as null and read back as None."""
 
+ARM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+"""What an arm may be called."""
+
 Known = Literal["repository", "recomputed", "paper", "memory", "bar"]
 """How a published value is known: read in the authors' repository, recomputed from first principles, read in
 the paper, remembered (an ordering, not a tolerance), or a bar that this project set itself."""

@@ -4,6 +4,8 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from experiments.frame.claim import ARM
+
 T = TypeVar("T")
 
 
@@ -48,12 +50,14 @@ def by_seed(
         The metrics, arm -> seed -> metric -> value.
 
     Raises:
-        ValueError: no seeds, or one twice.
+        ValueError: no seeds, or one twice; after the first seed, an arm that no record can name.
     """
     check_seeds(seeds)
     watch = progress or Progress()
     metrics: dict[str, dict[int, Mapping[str, Any]]] = {}
     for seed in watch.track(seeds, "seeds"):
         for arm, values in watch.part(f"seed-{seed}", functools.partial(one, seed, watch)).items():
+            if not ARM.fullmatch(arm):
+                raise ValueError(f"arms must be named by letters, digits and _.+-, got {arm!r}; rename it.")
             metrics.setdefault(arm, {})[seed] = values
     return metrics

@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.frame.claim import Metrics
+from experiments.frame.claim import ARM, Metrics
 
 SCHEMA = 1
 LIMIT_BYTES = 64 * 2**20
 _NUMBERS = re.compile(r"\[\n([^\[\]{}\"]*)\]")  # a list of numbers; no text has a line end of its own
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 class RecordError(ValueError):
@@ -223,7 +222,7 @@ def _device(value: Any, path: str) -> Device:
 def _metrics(value: Any, path: str) -> Metrics:
     arms: dict[str, dict[int, Mapping[str, Any]]] = {}
     for arm, seeds in _object(value, path).items():
-        if not _NAME.fullmatch(arm):
+        if not ARM.fullmatch(arm):
             raise _fail(f"{path}/{arm}", "named by letters, digits and _.+-", arm)
         arms[arm] = {}
         for seed, values in _object(seeds, f"{path}/{arm}").items():

@@ -137,6 +137,13 @@ def test_seeds_are_different_and_some(seeds):
         by_seed(lambda seed, progress: {}, seeds)
 
 
+def test_an_arm_that_no_record_can_name_is_refused_after_the_first_seed():
+    done = []
+    with pytest.raises(ValueError, match=r"arms must be named by letters.* got 'L1 retrained'; rename it"):
+        by_seed(lambda seed, progress: done.append(seed) or {"L1 retrained": {}}, (0, 1))
+    assert done == [0]
+
+
 def test_above_wants_two_standard_errors():
     outcome = Outcome.above({0: 1.0, 1: 2.0, 2: 3.0})  # mean 2, standard error 1 / sqrt(3) = 0.577
     assert (outcome.holds, outcome.ours) == (True, 2.0)

@@ -82,7 +82,7 @@ def test_one_shot_must_lose_five_times_what_rounds_lose(at_once, in_rounds, hold
 @pytest.mark.parametrize(("ours", "holds"), [((81.0, 81.2, 81.1), True), ((80.0, 80.3, 79.9), False)])
 @pytest.mark.parametrize(
     ("claim", "better", "worse"),
-    [("pruning-ratio-l1", "L1", "L2"), ("pruning-ratio-l2", "L2 retrained", "L1 retrained")],
+    [("pruning-ratio-l1", "L1", "L2"), ("pruning-ratio-l2", "L2_retrained", "L1_retrained")],
 )
 def test_penalties_are_ordered_by_two_standard_errors(claim, better, worse, ours, holds):
     metrics = arms("mean_accuracy", **{better: ours, worse: (80.0, 80.1, 80.0)})
