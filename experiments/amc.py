@@ -12,7 +12,10 @@ channels and get as many evaluations: the accuracy of the masked network, its no
 anew, on training images that were held out of its training. What evolution tries spends the whole budget. The
 paper takes channels of strong response and corrects the weights of what is untuned; its agent is larger, has
 400 episodes, and is taught less after each. The MACs of the published lists are computed from shapes alone.
-Cost: some 8 minutes.
+Cost: some 12 minutes.
+
+Seen: untuned the agent's choice is 9 points above one ratio, that of evolution 24; one epoch of tuning leaves
+evolution one point ahead, and the agent level with one ratio.
 """
 
 import dataclasses

@@ -12,6 +12,9 @@ Arms at each sparsity: the ticket, its masks over newly drawn weights, as many w
 random with the first values, and tickets that go back to the weights after `rewind` epochs (arXiv:1903.01611)
 and train for the rest. The paper stops early by a validation set; here all arms train equally long. Cost:
 some 8 minutes.
+
+Seen: tickets beat the dense network, which three epochs leave undertrained, down to 3 % of the weights, and
+2.5 to 3 points above both controls.
 """
 
 import dataclasses

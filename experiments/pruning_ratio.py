@@ -10,7 +10,11 @@ Ours are on parts of Fashion-MNIST, the smaller for LeNet-5, each layer at the p
 counts, there thresholds); the curves are of LeNet-300-100, every layer at its rate to a power. At one
 fraction, one shot is retrained for as many epochs, in the same phases, as the rounds that lead there. The
 baseline is trained for as many epochs as the longest arm; losses are against the better of its accuracies
-before and after. Adam, the penalty in its loss, where the paper has SGD. Cost: some 8 minutes.
+before and after. Adam, the penalty in its loss, where the paper has SGD. Cost: some 14 minutes.
+
+Seen: at two epochs a round a twelfth of the weights costs 1.5 and 2.1 points; `deep_compression_fashion`
+retrains for longer, on all images, and loses none. L1 and L2, and rounds and one shot of equal length, differ
+by less than their spread.
 """
 
 import dataclasses

@@ -11,7 +11,10 @@ Ours is a two-layer decoder of bytes, trained here on the language reference tha
 pruned, the embedding is not. As in the authors' code, layer after layer: what enters a layer is observed in
 the network whose earlier layers are pruned already. SparseGPT's blocks are of 16 inputs, as these layers have
 64 to 192, where the paper's are of 128. `corrected` is the mask of a method whose weights are then those of
-least squares. Cost: some 5 minutes.
+least squares. Cost: some 6 minutes.
+
+Seen: Wanda is ahead of magnitude at 2:4 only (inputs of so small a model have no outliers); SparseGPT is far
+ahead of both, and least squares under any of the masks farther still.
 """
 
 import dataclasses
