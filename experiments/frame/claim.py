@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -181,14 +182,17 @@ class Claim:
 
 
 def show(value: float | str | None, *, spread: float | None = None, unit: str = "") -> str:
-    """A measured value for a reader: `92.41 ± 0.12 %`, two digits of spread; a dash where there is none."""
+    """A measured value for a reader: `92.41 ± 0.12 %`, two digits of spread; a dash where there is none.
+
+    A spread that is but the rounding of a mean of equal values is left out.
+    """
     if value is None:
         return "-"
     if isinstance(value, str):
         return value
     if not math.isfinite(value):
         text = "not finite"
-    elif spread:
+    elif spread and spread > 16 * sys.float_info.epsilon * abs(value):
         digits = max(0, 1 - math.floor(math.log10(spread)))
         plain = digits < 8 and abs(value) < 1e9
         text = f"{value:,.{digits}f} ± {spread:,.{digits}f}" if plain else f"{value:.4g} ± {spread:.1e}"

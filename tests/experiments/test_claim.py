@@ -122,6 +122,7 @@ def test_an_old_arxiv_number_is_one():
         (1e300, {"spread": 1e290}, "1e+300 ± 1.0e+290"),
         (1.0, {"spread": 1e-12}, "1 ± 1.0e-12"),
         (1.0, {"spread": 0.0, "unit": "x"}, "1 x"),
+        (0.1022, {"spread": 1.7e-17}, "0.1022"),
         ("a > b", {"unit": "x"}, "a > b"),
         (None, {"unit": "x"}, "-"),
         (math.nan, {}, "not finite"),
