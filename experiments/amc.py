@@ -41,7 +41,17 @@ from efficient.prune.scores import absolute
 from efficient.search import DDPG, evolve
 from efficient.train.classify import pixels
 from experiments.amc_lists import PUBLISHED, listed_macs
-from experiments.frame import Claim, Metrics, Outcome, Progress, by_seed, column, main, mean, paired
+from experiments.frame import (
+    Claim,
+    Metrics,
+    Outcome,
+    Progress,
+    better,
+    by_seed,
+    column,
+    main,
+    mean,
+)
 from experiments.frame.bench import Bench, Weights, require_data
 
 SEARCHES = ("uniform", "evolution", "amc")
@@ -256,16 +266,6 @@ class Arms:
 def run(config: Config, *, progress: Progress | None = None) -> Metrics:
     """By arm (`baseline`, `uniform`, `evolution`, `amc`): accuracies in percent; `published`: MACs."""
     return by_seed(Arms(config).run, config.seeds, progress=progress)
-
-
-def better(first: str, second: str, metric: str) -> Callable[[Metrics], Outcome]:
-    """The first arm is above the second by more than two standard errors of the difference."""
-
-    def check(metrics: Metrics) -> Outcome:
-        gaps = paired(lambda a, b: a - b, column(metrics, first, metric), column(metrics, second, metric))
-        return Outcome.above(gaps)
-
-    return check
 
 
 def exactly(name: str) -> Callable[[Metrics], Outcome]:

@@ -23,7 +23,18 @@ from collections.abc import Callable
 from typing import Any
 
 from efficient.prune import Sensitivity
-from experiments.frame import Claim, Metrics, Outcome, Progress, by_seed, column, main, mean, paired
+from experiments.frame import (
+    Claim,
+    Metrics,
+    Outcome,
+    Progress,
+    average,
+    by_seed,
+    column,
+    main,
+    mean,
+    paired,
+)
 from experiments.lab1_vgg_arms import FIRST, LAST, Arms, Config
 
 
@@ -169,11 +180,6 @@ CLAIMS = (
 ARMS = {"first": "first 70 % of channels", "sorted": "largest 70 % of channels", "fine": "single weights"}
 
 
-def average(record: Any, arm: str, metric: str) -> float:
-    """Mean over seeds."""
-    return mean(column(record.metrics, arm, metric).values())
-
-
 def mean_scan(record: Any) -> Sensitivity:
     """The scan, averaged over seeds."""
     scans = list(record.metrics["scan"].values())
@@ -181,7 +187,7 @@ def mean_scan(record: Any) -> Sensitivity:
         path: {s: mean(one["curves"][path][i][1] for one in scans) for i, (s, _) in enumerate(pairs)}
         for path, pairs in scans[0]["curves"].items()
     }
-    return Sensitivity(baseline=average(record, "scan", "baseline"), curves=curves)
+    return Sensitivity(baseline=average(record.metrics, "scan", "baseline"), curves=curves)
 
 
 def tables(record: Any) -> list[Any]:
@@ -190,13 +196,13 @@ def tables(record: Any) -> list[Any]:
 
     costs = Table("network", "MACs", "with norms and pools", "params", title="The lab's VGG")
     for arm, label in (("full", "dense"), ("full_pruned", "channels gone")):
-        values = (average(record, arm, metric) for metric in ("macs", "torchprofile_macs", "params"))
+        values = (average(record.metrics, arm, metric) for metric in ("macs", "torchprofile_macs", "params"))
         costs.add_row(label, *(f"{value:,.0f}" for value in values))
     arms = Table("what stays", "untuned", "tuned", title="The thin VGG, test accuracy %")
-    dense = (average(record, "baseline", metric) for metric in ("first_accuracy", "accuracy"))
+    dense = (average(record.metrics, "baseline", metric) for metric in ("first_accuracy", "accuracy"))
     arms.add_row("all", *(f"{value:.2f}" for value in dense))
     for arm, label in ARMS.items():
-        values = (average(record, arm, metric) for metric in ("untuned_accuracy", "accuracy"))
+        values = (average(record.metrics, arm, metric) for metric in ("untuned_accuracy", "accuracy"))
         arms.add_row(label, *(f"{value:.2f}" for value in values))
     return [costs, arms, mean_scan(record).__rich__()]
 
@@ -231,10 +237,10 @@ def _bars(record: Any) -> Any:
 
     figure, axes = style.figure(width=6.4, height=3.8)
     for shift, metric, label in ((-0.2, "untuned_accuracy", "untuned"), (0.2, "accuracy", "tuned")):
-        heights = [average(record, arm, metric) for arm in ARMS]
+        heights = [average(record.metrics, arm, metric) for arm in ARMS]
         bars = axes.bar([i + shift for i in range(len(ARMS))], heights, width=0.38, label=label)
         axes.bar_label(bars, fmt="%.1f", padding=-13, color="white")  # inside, clear of the line
-    dense = average(record, "baseline", "accuracy")
+    dense = average(record.metrics, "baseline", "accuracy")
     axes.axhline(dense, color=style.BASELINE, linewidth=1, label=f"dense, {dense:.1f}")
     labels = [label.replace(" of ", "\nof ").replace("single ", "single\n") for label in ARMS.values()]
     axes.set_xticks(range(len(ARMS)), labels)

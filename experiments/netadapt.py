@@ -23,7 +23,18 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from experiments.frame import Claim, Metrics, Outcome, Progress, by_seed, column, main, mean, paired
+from experiments.frame import (
+    Claim,
+    Metrics,
+    Outcome,
+    Progress,
+    average,
+    by_seed,
+    column,
+    main,
+    mean,
+    paired,
+)
 from experiments.netadapt_arms import Arms, Config
 
 
@@ -115,11 +126,6 @@ CLAIMS = (
 LABELS = {"uniform": "uniform", "netadapt": "NetAdapt, MACs", "netadapt_ms": "NetAdapt, ms"}
 
 
-def average(record: Any, arm: str, metric: str) -> float:
-    """Mean over seeds."""
-    return mean(column(record.metrics, arm, metric).values())
-
-
 def tables(record: Any) -> list[Any]:
     """Cost, time and accuracy of each arm, and the channels that stay in the first seed."""
     from rich.table import Table
@@ -127,10 +133,10 @@ def tables(record: Any) -> list[Any]:
     table = Table(title="The thin VGG: what is left of it, and what it gives")
     for title in ("network", "MACs %", "ms", "dense / it", "accuracy %"):
         table.add_column(title, justify="left" if title == "network" else "right")
-    dense = (average(record, "baseline", metric) for metric in ("ms", "accuracy"))
+    dense = (average(record.metrics, "baseline", metric) for metric in ("ms", "accuracy"))
     table.add_row("dense", "100", *(f"{value:.2f}" for value in (next(dense), 1.0, next(dense))))
     for arm, label in LABELS.items():
-        values = (average(record, arm, metric) for metric in ("macs", "ms", "speedup", "accuracy"))
+        values = (average(record.metrics, arm, metric) for metric in ("macs", "ms", "speedup", "accuracy"))
         table.add_row(label, *(f"{value:.2f}" for value in values))
     counts = {arm: next(iter(record.metrics[arm].values()))["counts"] for arm in LABELS}
     left = Table("group", *LABELS.values(), title="Channels that stay, first seed")

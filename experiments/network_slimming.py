@@ -37,7 +37,18 @@ from efficient.prune.allocations import per_leaf, together
 from efficient.prune.lottery import fixed_masks
 from efficient.prune.regularizers import slimming_penalty
 from efficient.train.classify import pixels
-from experiments.frame import Claim, Metrics, Outcome, Progress, by_seed, column, main, mean, paired
+from experiments.frame import (
+    Claim,
+    Metrics,
+    Outcome,
+    Progress,
+    average,
+    by_seed,
+    column,
+    main,
+    mean,
+    paired,
+)
 from experiments.frame.bench import Weights, require_data
 from experiments.network_slimming_worth import EDGES, best, by_norm, by_scale, histogram, near_zero
 from experiments.thinet_arms import vgg
@@ -340,11 +351,6 @@ CLAIMS = (
 )
 
 
-def average(record: Any, arm: str, metric: str) -> float:
-    """The mean over seeds."""
-    return mean(column(record.metrics, arm, metric).values())
-
-
 def tables(record: Any) -> list[Any]:
     """Scales by penalty; accuracy and cost by what is pruned."""
     from rich.table import Table
@@ -353,18 +359,18 @@ def tables(record: Any) -> list[Any]:
     for title in ("penalty", "accuracy %", "scales near zero %"):
         scales.add_column(title, justify="right")
     for strength in measured(record.metrics, "penalty"):
-        values = (average(record, f"penalty.{strength}", name) for name in ("accuracy", "near_zero"))
+        values = (average(record.metrics, f"penalty.{strength}", name) for name in ("accuracy", "near_zero"))
         scales.add_row(strength, *(f"{value:.1f}" for value in values))
-    best = average(record, "baseline", "accuracy")
+    best = average(record.metrics, "baseline", "accuracy")
     table = Table(title=f"Channels removed, accuracy %; dense {best:.1f}")
     for title in ("pruned", "channels %", "untuned", "tuned", "MACs left %", "params left %"):
         table.add_column(title, justify="left" if title == "pruned" else "right")
     for kind, label in LABELS.items():
         for fraction in measured(record.metrics, kind):
             arm = f"{kind}.{fraction}"
-            cells = [average(record, arm, name) for name in ("channels", "untuned_accuracy", "accuracy")]
+            cells = [average(record.metrics, arm, m) for m in ("channels", "untuned_accuracy", "accuracy")]
             cells += [
-                100 * average(record, arm, name) / average(record, "baseline", name)
+                100 * average(record.metrics, arm, name) / average(record.metrics, "baseline", name)
                 for name in ("macs", "params")
             ]
             table.add_row(label, *(f"{cell:.1f}" for cell in cells))
@@ -386,9 +392,9 @@ def figures(record: Any) -> dict[str, Any]:
     for axes, metric, title in zip(both, ("untuned_accuracy", "accuracy"), ("untuned", "tuned"), strict=True):
         for kind, label in LABELS.items():
             fractions = measured(record.metrics, kind)
-            values = [average(record, f"{kind}.{one}", metric) for one in fractions]
+            values = [average(record.metrics, f"{kind}.{one}", metric) for one in fractions]
             axes.plot([100 * float(one) for one in fractions], values, "o-", label=label)
-        axes.axhline(average(record, "baseline", "accuracy"), color=style.BASELINE, linewidth=1)
+        axes.axhline(average(record.metrics, "baseline", "accuracy"), color=style.BASELINE, linewidth=1)
         axes.set(xlabel="channels removed, %", title=title)
     both[0].set_ylabel("test accuracy, %")
     both[0].legend(loc="lower left")

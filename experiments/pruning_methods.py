@@ -21,7 +21,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -35,7 +35,18 @@ from efficient.prune import Pruned
 from efficient.prune.lottery import all_kept, fixed_masks
 from efficient.train import losses
 from efficient.train.classify import pixels
-from experiments.frame import Claim, Metrics, Outcome, Progress, by_seed, column, main, mean, paired
+from experiments.frame import (
+    Claim,
+    Metrics,
+    Outcome,
+    Progress,
+    better,
+    by_seed,
+    column,
+    main,
+    mean,
+    paired,
+)
 from experiments.frame.bench import Bench, Weights, require_data
 from experiments.pruning_methods_arms import ARMS, KINDS, SMOKE, Method, Trained
 
@@ -175,16 +186,6 @@ class Arms:
 def run(config: Config, *, progress: Progress | None = None) -> Metrics:
     """By arm (`baseline`, `weights.wanda`, ...): seconds, bytes and accuracies in percent."""
     return by_seed(Arms(config).run, config.seeds, progress=progress)
-
-
-def better(first: str, second: str, metric: str) -> Callable[[Metrics], Outcome]:
-    """The first arm's mean is above the second's by more than two standard errors of the difference."""
-
-    def check(metrics: Metrics) -> Outcome:
-        gaps = paired(lambda a, b: a - b, column(metrics, first, metric), column(metrics, second, metric))
-        return Outcome.above(gaps, 0.0)
-
-    return check
 
 
 def smaller_spread(metrics: Metrics) -> Outcome:

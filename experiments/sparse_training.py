@@ -38,6 +38,7 @@ from experiments.frame import (
     Metrics,
     Outcome,
     Progress,
+    better,
     by_seed,
     column,
     deviation,
@@ -225,16 +226,6 @@ def astray(shown: Any, masks: Mapping[str, Any]) -> int:
 def run(config: Config, *, progress: Progress | None = None) -> Metrics:
     """By arm (`baseline`, `rigl_95`, `set_90`, ...): accuracy, weights, cost of training."""
     return by_seed(Arms(config).run, config.seeds, progress=progress)
-
-
-def better(first: str, second: str) -> Callable[[Metrics], Outcome]:
-    """By how many points one arm is better than another, seed by seed."""
-
-    def check(metrics: Metrics) -> Outcome:
-        both = (column(metrics, arm, "accuracy") for arm in (first, second))
-        return Outcome.above(paired(operator.sub, *both))
-
-    return check
 
 
 def exact(metrics: Metrics) -> Outcome:

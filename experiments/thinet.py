@@ -32,7 +32,19 @@ from efficient.core.dependencies import dependencies
 from efficient.core.observe import observed
 from efficient.prune import kept_of
 from efficient.train.classify import pixels
-from experiments.frame import Claim, Metrics, Outcome, Progress, by_seed, column, main, mean, paired
+from experiments.frame import (
+    Claim,
+    Metrics,
+    Outcome,
+    Progress,
+    average,
+    better,
+    by_seed,
+    column,
+    main,
+    mean,
+    paired,
+)
 from experiments.frame.bench import Bench, Weights, require_data
 from experiments.thinet_arms import (
     KINDS,
@@ -237,16 +249,6 @@ def run(config: Config, *, progress: Progress | None = None) -> Metrics:
     return by_seed(Arms(config).run, config.seeds, progress=progress)
 
 
-def better(first: str, second: str, metric: str) -> Callable[[Metrics], Outcome]:
-    """The first arm's mean is above the second's by more than two standard errors of the difference."""
-
-    def check(metrics: Metrics) -> Outcome:
-        gaps = paired(operator.sub, column(metrics, first, metric), column(metrics, second, metric))
-        return Outcome.above(gaps)
-
-    return check
-
-
 def smaller(metrics: Metrics) -> Outcome:
     """At least three times fewer MACs, and faster beyond the noise."""
     ratios = paired(
@@ -323,22 +325,17 @@ def shown(record: Any) -> list[str]:
     return [name for name in METHODS if f"plain.{name}" in record.metrics]
 
 
-def average(record: Any, arm: str, metric: str) -> float:
-    """The mean over seeds."""
-    return mean(column(record.metrics, arm, metric).values())
-
-
 def tables(record: Any) -> list[Any]:
     """Accuracies by method, and what the cut saves."""
     from rich.table import Table
 
-    dense, best = (average(record, "baseline", name) for name in ("first_accuracy", "accuracy"))
+    dense, best = (average(record.metrics, "baseline", name) for name in ("first_accuracy", "accuracy"))
     table = Table(title=f"Channels cut, accuracy %; dense {dense:.1f}, trained further {best:.1f}")
     for title in ("channels", "least squares", "one layer", "all, untuned", "all, tuned"):
         table.add_column(title, justify="left" if title == "channels" else "right")
     for name, kind in itertools.product(shown(record), KINDS):
         values = [
-            average(record, f"{kind}.{name}", metric)
+            average(record.metrics, f"{kind}.{name}", metric)
             for metric in ("alone", "untuned_accuracy", "accuracy")
         ]
         table.add_row(LABELS[name], "yes" if kind == "solved" else "no", *(f"{v:.2f}" for v in values))
@@ -346,7 +343,7 @@ def tables(record: Any) -> list[Any]:
     for title in ("network", "MACs", "params", "ms"):
         costs.add_column(title, justify="left" if title == "network" else "right")
     for arm in ("baseline", "shrunk"):
-        macs, params, ms = (average(record, arm, metric) for metric in ("macs", "params", "ms"))
+        macs, params, ms = (average(record.metrics, arm, metric) for metric in ("macs", "params", "ms"))
         costs.add_row("whole" if arm == "baseline" else arm, f"{macs:,.0f}", f"{params:,.0f}", f"{ms:.2f}")
     return [table, costs]
 
@@ -356,14 +353,14 @@ def figures(record: Any) -> dict[str, Any]:
     from experiments.frame import style
 
     layers, fractions = record.config["layers"], record.config["fractions"]
-    dense = average(record, "baseline", "first_accuracy")
+    dense = average(record.metrics, "baseline", "first_accuracy")
     alone, grid = style.figure(
         rows=2, columns=len(layers), width=3.6 * len(layers) + 1, height=6.0, sharey=True, squeeze=False
     )
     for (row, kind), (place, index) in itertools.product(enumerate(KINDS), enumerate(layers)):
         axes = grid[row][place]
         for name in shown(record):
-            values = [average(record, f"{kind}.{name}", f"{index}@{one:g}") for one in fractions]
+            values = [average(record.metrics, f"{kind}.{name}", f"{index}@{one:g}") for one in fractions]
             axes.plot([0, *(100 * one for one in fractions)], [dense, *values], "o-", label=LABELS[name])
         title = f"layer {index}" + (", least squares" if kind == "solved" else ", as they are")
         axes.set(title=title, xlabel="channels removed, %" if row else "")
@@ -381,9 +378,9 @@ def _whole(record: Any) -> Any:
     names = shown(record)
     for axes, kind in zip(both, KINDS, strict=True):
         for metric, label, marker in (("untuned_accuracy", "untuned", "o"), ("accuracy", "tuned", "D")):
-            values = [average(record, f"{kind}.{name}", metric) for name in names]
+            values = [average(record.metrics, f"{kind}.{name}", metric) for name in names]
             axes.plot(values, range(len(names)), marker, label=label)
-        axes.axvline(average(record, "baseline", "accuracy"), color=style.BASELINE, linewidth=1)
+        axes.axvline(average(record.metrics, "baseline", "accuracy"), color=style.BASELINE, linewidth=1)
         axes.set(xlabel="test accuracy, %", title="least squares" if kind == "solved" else "as they are")
         axes.set_yticks(range(len(names)), [LABELS[name] for name in names])
     both[0].invert_yaxis()

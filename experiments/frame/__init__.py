@@ -1,7 +1,18 @@
 """What an experiment imports: claims and outcomes, columns of metrics, progress, the command line."""
 
 from experiments.frame.app import main
-from experiments.frame.claim import Claim, Metrics, Outcome, column, deviation, mean, paired, show
+from experiments.frame.claim import (
+    Claim,
+    Metrics,
+    Outcome,
+    average,
+    better,
+    column,
+    deviation,
+    mean,
+    paired,
+    show,
+)
 from experiments.frame.progress import Progress, by_seed
 from experiments.frame.record import Record
 
@@ -11,6 +22,8 @@ __all__ = [
     "Outcome",
     "Progress",
     "Record",
+    "average",
+    "better",
     "by_seed",
     "column",
     "deviation",

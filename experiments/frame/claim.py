@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,6 +56,11 @@ def mean(values: Iterable[float]) -> float:
         return math.fsum(numbers) / len(numbers) if all(map(math.isfinite, numbers)) else math.nan
     except OverflowError:
         return math.nan
+
+
+def average(metrics: Metrics, arm: str, metric: str) -> float:
+    """The mean of a metric over seeds; raises as `column` does."""
+    return mean(column(metrics, arm, metric).values())
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -130,6 +136,16 @@ class Outcome:
     def verdict(self) -> str:
         """`holds`, `does not hold` or `not run`."""
         return {True: "holds", False: "does not hold", None: "not run"}[self.holds]
+
+
+def better(first: str, second: str, metric: str = "accuracy") -> Callable[[Metrics], Outcome]:
+    """A check: one arm's metric is above another's, seed by seed, by more than 2 standard errors."""
+
+    def check(metrics: Metrics) -> Outcome:
+        both = (column(metrics, arm, metric) for arm in (first, second))
+        return Outcome.above(paired(operator.sub, *both))
+
+    return check
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
