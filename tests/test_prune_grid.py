@@ -20,7 +20,7 @@ from efficient.core.gradients import observe_gradients
 from efficient.core.observe import observe
 from efficient.core.paths import flatten, map_with_path, select
 from efficient.factorize import low_rank
-from efficient.prune import patterns, scores
+from efficient.prune import kept_of, patterns, scores
 from efficient.prune.lottery import fixed_masks
 from efficient.prune.score import Score
 from efficient.quantize import codebook, linear
@@ -77,7 +77,8 @@ def check_promise(kind: str, pattern: str, masks: Any, sparsity: float, *, is_la
     if pattern == "layer":
         layers = [one for mask in masks.values() for one in (mask if kind == "scanned" else [mask])]
         assert all(one.all() or not one.any() for one in layers)
-        assert not sparsity or sum(bool(one.all()) for one in layers) == 1
+        kept = kept_of(len(layers), sparsity) if kind == "scanned" else 1 if sparsity else len(layers)
+        assert sum(bool(one.all()) for one in layers) == kept
         return
     for mask in masks.values():
         for one in mask if kind == "scanned" else [mask]:

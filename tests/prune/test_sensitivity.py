@@ -96,7 +96,7 @@ def test_it_draws_and_prints():
     ]
     assert axes.words == {"xlabel": "sparsity of one alone"}
     text = str(made)
-    assert "90 as it is" in text
+    assert "90 as it is" in " ".join(text.split())  # a title folds over a narrow table
     assert "89.5" in text
     assert text.index("conv") < text.index("out")
 
