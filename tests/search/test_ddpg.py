@@ -9,7 +9,8 @@ from efficient.search import DDPG, Transition, act, learn, policy, remember, sta
 from efficient.search.replay import drawn, empty, stored
 
 KEY = jax.random.key(0)
-SMALL = DDPG(hidden=(32, 32), actor_rate=1e-3, critic_rate=3e-3, warmup=30, noise_decay=0.95, capacity=300)
+UPDATES = 16  # after an episode: the critic must be ahead of the actor, or the actor saturates
+SMALL = DDPG(hidden=(32, 32), actor_rate=3e-4, critic_rate=1e-2, warmup=30, noise_decay=0.95, capacity=300)
 
 
 def rows(reward, features=2, actions=1):
@@ -128,8 +129,8 @@ def bandit(key, *, episodes, learns=True):
         reward = -((action[0] - (1 - state[0])) ** 2)
         step = Transition(state[None], action[None], reward[None], state[None], jnp.ones(1, bool))
         agent = remember(SMALL, agent, step)
-        if learns:
-            agent, _ = learn(SMALL, agent, key=keys[2], updates=4)
+        if learns and i >= SMALL.warmup:  # as `amc` does: taught by a few steps it saturates
+            agent, _ = learn(SMALL, agent, key=keys[2], updates=UPDATES)
     states = jnp.linspace(0, 1, 21)[:, None]
     return float(jnp.mean((policy(SMALL, agent, states) - (1 - states)) ** 2)), agent
 
