@@ -13,7 +13,7 @@ layers at an eighth of their width, on a part of Fashion-MNIST, with Adam where 
 the last convolution keeps all its channels. The scan is made on training images held out (there: the test
 set), and sets what the lab sets by hand, each layer's sparsity: that of the least loss borne at which so few
 weights stay. The baseline is the better of the network before and after as many more epochs as the tuning
-takes. Cost: some 8 minutes.
+takes. Cost: by estimate 8 minutes.
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ odd counts may be slower than more channels. Candidates are judged on training i
 network keeps one ratio of every group, the largest that meets the budget, and is tuned as long, shortly and
 after; the dense network is the better of before and after. Measured times are of networks really shrunk, each
 in turns with the dense one; a search that takes the least of many measurements finds it less fast when it is
-measured anew. Cost: some 9 minutes.
+measured anew. Cost: by estimate 9 minutes.
 """
 
 import dataclasses

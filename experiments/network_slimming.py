@@ -13,7 +13,7 @@ shorter time. Arms: trained without and with the penalty, pruned together by sca
 the L1 norm of the filters, every layer alike (Li et al., 2017, arXiv:1608.08710). No penalty while tuning.
 Losses untuned are against the network that was pruned, tuned ones against the better of the network trained
 without penalty, before and after as many more epochs. Channels are cut out for real: the network that is
-counted and timed is the small one. Cost: some 8 minutes.
+counted and timed is the small one. Cost: by estimate 8 minutes.
 """
 
 import dataclasses

@@ -12,7 +12,7 @@ for bit, or the run stops. `x @ W` runs through `lift`, in turn with the dense p
 alternating order within each round; a ratio is the median over rounds of the ratio within a round, and over
 shapes the geometric mean. Where too much would be moved a leaf multiplies by making itself dense: the table
 marks it. XLA may use all cores, SciPy uses one: run it alone. A matrix that a cache holds stays there between
-calls. Cost: some minutes, most of them to compile.
+calls. Cost: by estimate some minutes, most of them to compile.
 """
 
 import functools

@@ -13,7 +13,7 @@ the network whose earlier layers are pruned already. SparseGPT's blocks are of 1
 64 to 192, where the paper's are of 128. `corrected` is the mask of a method whose weights are then those of
 least squares. Cost: some 6 minutes.
 
-Seen: Wanda is ahead of magnitude at 2:4 only (inputs of so small a model have no outliers); SparseGPT is far
+Seen: Wanda is ahead of magnitude by more than noise at 2:4 only; SparseGPT is far
 ahead of both, and least squares under any of the masks farther still.
 """
 
