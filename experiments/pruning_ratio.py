@@ -59,10 +59,10 @@ class Config:
 
     data: str = "fashion_mnist"  # mnist5k, fashion_mnist, idx:FOLDER or folder:FOLDER of 28x28 images
     networks: tuple[Network, ...] = ("lenet_300_100", "lenet5")  # which to prune
-    train: int = 30_000  # training images of LeNet-300-100; 0 is all
-    conv_train: int = 6400  # training images of LeNet-5; 0 is all
+    train: int = 0  # training images of LeNet-300-100; 0 is all
+    conv_train: int = 12_800  # training images of LeNet-5; 0 is all
     epochs: int = 8  # of dense training, > 0
-    retrain: int = 2  # epochs after each round of pruning, > 0
+    retrain: int = 6  # epochs after each round of pruning, > 0
     powers: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)  # of the rates, one a round, rising; 1 is the paper's
     l2: float = 1e-4  # the strength of 1/2 sum w^2, >= 0
     l1: float = 1e-5  # the strength of sum |w|, >= 0
