@@ -16,9 +16,9 @@ after; the dense network is the better of before and after. Measured times are o
 in turns with the dense one; a search that takes the least of many measurements finds it less fast when it is
 measured anew. Cost: some 9 minutes.
 
-Seen: half of the MACs cost half a point at most, and searched counts are no better than one ratio (0.4 points
-below, +- 0.6). But they are faster: 1.2 times the dense network, where one ratio, with its odd counts, is slower
-than that (0.83); a budget of milliseconds is met with 69 % of the MACs and nothing lost.
+Seen: half of the MACs cost half a point on average; searched counts are no better than one ratio (0.4 points
+below, +- 0.6). But they are faster: 1.2 times the dense network, where one ratio, with its odd counts, is
+slower (0.83); a budget of milliseconds is met with 69 % of the MACs and nothing lost.
 """
 
 import dataclasses

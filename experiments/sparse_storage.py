@@ -14,8 +14,8 @@ shapes the geometric mean. Where too much would be moved a leaf multiplies by ma
 marks it. XLA may use all cores, SciPy uses one: run it alone. A matrix that a cache holds stays there between
 calls. Cost: some 6 minutes, most of them to compile.
 
-Seen, on one core: our compressed rows, through XLA, are faster than dense from 96 % for one row; SciPy's already
-from 75 %. Blocks of 16x16 are faster at any sparsity for one row, and from 75 % for 32.
+Seen, on one core: our compressed rows, through XLA, are faster than dense from 96 % for one row; SciPy's
+already from 75 %. Blocks of 16x16 are faster at any sparsity for one row, and from 75 % for 32.
 """
 
 import functools

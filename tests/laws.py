@@ -11,7 +11,7 @@ from efficient.factorize import low_rank
 from efficient.prune import magnitude, prune, rigl, sparse_evolutionary, static_sparse, straight_through
 from efficient.prune.patterns import n_m
 from efficient.prune.scores import absolute
-from efficient.quantize import codebook, linear
+from efficient.quantize import codebook, group, linear, quantize, quantizers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,9 @@ METHODS: dict[str, Method] = {
     "magnitude": Method(make=magnitude(0.5), keeps_zeros=True, is_idempotent=True, prunes=True),
     "codebook": Method(make=codebook(3), keeps_zeros=True, is_idempotent=True),
     "linear": Method(make=linear(8), keeps_zeros=True, is_idempotent=True),
+    "quantize": Method(
+        make=quantize(quantizers.affine(4, group(4)), is_frozen=True), keeps_zeros=True, is_idempotent=True
+    ),
     "low_rank": Method(make=low_rank(3), keeps_zeros=False, is_idempotent=True),
     "lora": Method(make=lora(2), keeps_zeros=False, is_idempotent=False),
     "n_m": Method(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from efficient.core.constant import class_name, subclasses
 from efficient.core.leaf import Leaf, is_leaf
 from efficient.core.paths import path_string
 from efficient.core.transform import State
@@ -51,7 +52,7 @@ def open_node(value: Any, path: str) -> Node | None:
         return Node(header, children, lambda parts: dict(zip(keys, parts, strict=True)))
     names = [path_string(keys) for keys, _ in pairs]
     return Node(
-        {"is": "node", "class": _class_name(type(value)), "names": names},
+        {"is": "node", "class": class_name(type(value)), "names": names},
         children,
         lambda parts: jax.tree.unflatten(treedef, parts),
     )
@@ -63,7 +64,7 @@ def _open_leaf(leaf: Leaf, path: str) -> Node:
     kept = {f.name: getattr(leaf, f.name) for f in fields if f.metadata.get("static")}
     names = [f.name for f in fields if f.name not in kept]
     static = {name: encoded(value, f"{name} of {named(path)!r}") for name, value in kept.items()}
-    header = {"is": "leaf", "class": _class_name(type(leaf)), "static": static, "fields": names}
+    header = {"is": "leaf", "class": class_name(type(leaf)), "static": static, "fields": names}
     children = [getattr(leaf, name) for name in names]
     return Node(header, children, lambda parts: type(leaf)(**dict(zip(names, parts, strict=True)), **kept))
 
@@ -146,18 +147,10 @@ def _leaf_maker(recorded: Record, path: str) -> Callable[[list[Any]], Any]:
 
 def _leaf_class(name: str, path: str) -> type[Leaf]:
     """The leaf class of a name, among those that are imported; of two of one name, the newest."""
-    classes: list[type[Leaf]] = Leaf.__subclasses__()
-    for cls in classes:  # grows while it is walked
-        classes.extend(cls.__subclasses__())
-    found = {_class_name(cls): cls for cls in classes}
+    found = subclasses(Leaf)
     if name not in found:
         module = name.partition(":")[0]
         raise ValueError(
             f"{named(path)} must be of a leaf class that is imported, got {name!r}; import {module} first."
         )
     return found[name]
-
-
-def _class_name(cls: type) -> str:
-    """`module:Name`."""
-    return f"{cls.__module__}:{cls.__qualname__}"

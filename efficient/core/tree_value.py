@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from efficient.coding import CorruptFileError
+from efficient.core.constant import Constant, class_name, constant_fields, subclasses
 
 Record = dict[str, Any]
 
@@ -121,7 +122,7 @@ def scalar(recorded: Record, path: str) -> Any:
 
 
 def encoded(value: Any, name: str) -> Any:
-    """A scalar, a dtype, or a tuple or list of these, as JSON says it.
+    """A scalar, a dtype, a constant, or a tuple or list of these, as JSON says it.
 
     Raises:
       ValueError: `value` is none of them; the message calls it `name`.
@@ -134,9 +135,12 @@ def encoded(value: Any, name: str) -> Any:
         return value
     if type(value) in (tuple, list):
         return {type(value).__name__: [encoded(one, name) for one in value]}
+    if isinstance(value, Constant):
+        fields = {key: encoded(one, name) for key, one in constant_fields(value).items()}
+        return {"constant": class_name(type(value)), "fields": fields}
     raise ValueError(
         f"{name} must be None, a bool, int, float, str or dtype, or a tuple or list of these, got {value!r}; "
-        "make it one of them, or a field of arrays."
+        "make it one of them, a core.constant.Constant, or a field of arrays."
     )
 
 
@@ -145,6 +149,7 @@ def decoded(coded: Any, path: str) -> Any:
 
     Raises:
       CorruptFileError: it made no such JSON.
+      ValueError: a constant is of a class that is not imported.
     """
     match coded:
         case None | bool() | int() | str():
@@ -160,7 +165,23 @@ def decoded(coded: Any, path: str) -> Any:
             return tuple(decoded(item, path) for item in items)
         case {"list": [*items]}:
             return [decoded(item, path) for item in items]
+        case {"constant": str(name), "fields": dict(fields)}:
+            return _constant(name, {key: decoded(value, path) for key, value in fields.items()}, path)
     raise no_record(path)
+
+
+def _constant(name: str, fields: dict[str, Any], path: str) -> Any:
+    """A constant of a class among those that are imported."""
+    known = subclasses(Constant)
+    if name not in known:
+        raise ValueError(
+            f"{named(path)} must be of a class that is imported, got {name!r}; "
+            f"import {name.partition(':')[0]} first."
+        )
+    try:
+        return known[name](**fields)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise no_record(path) from error
 
 
 def no_record(path: str) -> CorruptFileError:
