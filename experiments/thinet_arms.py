@@ -12,12 +12,12 @@ from jaxtyping import Array, Bool
 
 from efficient import Transform, lift
 from efficient.core.dependencies import Dependencies
+from efficient.core.layer import layer
 from efficient.core.paths import flatten, map_with_path
 from efficient.core.resize import resized
 from efficient.models.lab_vgg import LabVGG
 from efficient.prune import Score, kept_of, masked, ranking, scores
 from efficient.prune.reconstruct import lasso, thinet
-from efficient.prune.reconstruct.layer import layer
 from efficient.prune.reconstruct.least_squares import change_of_rows
 from efficient.train import classifier
 from experiments.frame.bench import Bench

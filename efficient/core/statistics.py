@@ -232,6 +232,18 @@ def combined(*several: Mapping[str, Statistics]) -> dict[str, Statistics]:
     return found
 
 
+def known(stats: Any, field: str, *, path: str, how: str) -> Any:
+    """A field of the statistics of one path.
+
+    Raises:
+      ValueError: there are none, or not this one; `how` says what to call.
+    """
+    found = getattr(stats, field, None)
+    if found is None:
+        raise ValueError(f"stats of {path!r} must have {field!r}, got {stats!r}; {how}.")
+    return found
+
+
 def bin_edges() -> Float[Array, " edges"]:
     """Edges of the bins of magnitudes, ascending: bin i holds `edges[i] <= |x| < edges[i + 1]`.
 

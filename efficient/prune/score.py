@@ -69,15 +69,3 @@ def require_gradient(grad: Any) -> Any:
             "grads must be given to a score that learns from them, got None; pass update(grads=...)."
         )
     return grad
-
-
-def known(stats: Any, field: str, *, path: str, how: str) -> Any:
-    """A field of the statistics of one path.
-
-    Raises:
-      ValueError: there are none, or not this one; `how` says what to call.
-    """
-    found = getattr(stats, field, None)
-    if found is None:
-        raise ValueError(f"stats of {path!r} must have {field!r}, got {stats!r}; {how}.")
-    return found

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficient import at, dense, stacked
+from efficient.core.hessian import LEAST, TRIES, first_finite, inverse_factor
 from efficient.core.observe import observe
 from efficient.core.statistics import Statistics
 from efficient.prune import magnitude, prune
@@ -25,7 +26,6 @@ from efficient.prune.reconstruct import (
     thinet,
 )
 from efficient.prune.reconstruct.channels import products_of
-from efficient.prune.reconstruct.hessian import LEAST, TRIES, first_finite, inverse_factor
 from efficient.prune.reconstruct.lasso import descended, survivors
 from efficient.prune.reconstruct.sparsegpt import _budgets
 from efficient.prune.reconstruct.thinet import least_sum

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from efficient.core.hessian import require_damping
+from efficient.core.layer import layer
 from efficient.core.transform import Key, Transform
 from efficient.prune.corrected import Corrected, correction, require_sparsity
 from efficient.prune.mask import kept_of
-from efficient.prune.reconstruct.hessian import require_damping
-from efficient.prune.reconstruct.layer import layer
 from efficient.prune.reconstruct.least_squares import EXACT, change_of_rows
 
 # (K [channels, channels], the norm of each channel's weights, keep) -> Bool [channels], `keep` of them True.

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from efficient.core.hessian import first_finite, require_damping
+from efficient.core.layer import layer
 from efficient.core.paths import flatten
 from efficient.core.transform import Key, State, Transform, dense_value, is_float, recipe, require_transform
 from efficient.prune.corrected import Corrected, correction
 from efficient.prune.mask import masked
-from efficient.prune.reconstruct.hessian import first_finite, require_damping
-from efficient.prune.reconstruct.layer import layer
 
 OUTPUTS_AT_ONCE = 16  # each needs a matrix [inputs, inputs]
 EXACT = jax.lax.Precision.HIGHEST

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from efficient.core.hessian import first_finite, is_dead, require_damping
+from efficient.core.layer import layer
 from efficient.core.transform import Key, Transform, recipe
 from efficient.prune.corrected import Corrected, correction, require_sparsity
 from efficient.prune.mask import kept_of
-from efficient.prune.reconstruct.hessian import first_finite, is_dead, require_damping
-from efficient.prune.reconstruct.layer import layer
 from efficient.prune.reconstruct.least_squares import OUTPUTS_AT_ONCE, change_of
 
 

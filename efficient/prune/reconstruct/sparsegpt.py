@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from efficient.core.hessian import first_finite, inverse_factor, is_dead, require_damping
+from efficient.core.layer import layer
 from efficient.core.transform import Key, Transform, recipe
 from efficient.prune.corrected import Corrected, correction, require_sparsity
 from efficient.prune.mask import kept_of
 from efficient.prune.patterns.n_m import n_m as n_m_pattern
 from efficient.prune.patterns.unstructured import unstructured
-from efficient.prune.reconstruct.hessian import first_finite, inverse_factor, is_dead, require_damping
-from efficient.prune.reconstruct.layer import layer
 
 EXACT = jax.lax.Precision.HIGHEST
 

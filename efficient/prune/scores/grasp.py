@@ -14,8 +14,9 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from efficient.core.statistics import known
 from efficient.core.transform import Key, recipe
-from efficient.prune.score import Score, keep_memory, known
+from efficient.prune.score import Score, keep_memory
 
 
 @recipe

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from efficient.core.statistics import known
 from efficient.core.transform import Key, recipe
-from efficient.prune.score import Score, keep_memory, known
+from efficient.prune.score import Score, keep_memory
 
 CURVATURES = {
     "fisher": ("mean_gradient_square", "gradient_squares"),

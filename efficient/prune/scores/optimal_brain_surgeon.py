@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from efficient.core.statistics import known
 from efficient.core.transform import Key, recipe
-from efficient.prune.score import Score, keep_memory, known
+from efficient.prune.score import Score, keep_memory
 from efficient.prune.scores.features import along_features
 
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from efficient.core.statistics import Statistics
+from efficient.core.statistics import Statistics, known
 from efficient.core.transform import Key
-from efficient.prune.score import Score, keep_memory, known
+from efficient.prune.score import Score, keep_memory
 
 
 def of_outputs(worth: Mapping[str, Float[Array, "..."]], *, name: str) -> Score:

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from efficient.prune.corrected import Corrected
-from efficient.prune.score import known
+from efficient.core.statistics import known
 
 
 class Layer(NamedTuple):
@@ -21,12 +20,18 @@ class Layer(NamedTuple):
     weights: Any  # float32 [problems, inputs, outputs]
     gram: Any  # float32 [problems, inputs, inputs]
     channel: np.ndarray  # [inputs], the input channel of each input: several inputs of a kernel share one
+    cut: Callable[[Any], Any]  # an array of the weight's shape to [problems, inputs, outputs]
     back: Callable[[Any], Any]  # [problems, inputs, outputs] to the weight's shape
 
-    def solved(self, solve: Callable[[Any, Any], Corrected]) -> Corrected:
-        """`solve(weights, gram)` of every problem, in the weight's shape."""
-        found = jax.vmap(solve)(self.weights, self.gram)
-        return Corrected(self.back(found.mask), self.back(found.change))
+    def solved(self, solve: Callable[..., Any], *others: Any) -> Any:
+        """`solve(weights, gram, *others)` of every problem, its arrays put back in the weight's shape.
+
+        Args:
+          solve: traceable; what it returns is a pytree of arrays of the shape of `weights`.
+          others: arrays of the weight's shape, cut as it is.
+        """
+        found = jax.vmap(solve)(self.weights, self.gram, *map(self.cut, others))
+        return jax.tree.map(self.back, found)
 
 
 def layer(value: jax.Array, *, path: str, stats: Any) -> Layer:
@@ -67,9 +72,12 @@ def layer(value: jax.Array, *, path: str, stats: Any) -> Layer:
         whole = jnp.moveaxis(solved.reshape(problems, groups, n_in, n_out), 1, 2)
         return jnp.transpose(whole.reshape(shape), tuple(np.argsort(order).tolist()))
 
-    matrices = jnp.transpose(value.astype(jnp.float32), order).reshape(problems, n_in, groups, n_out)
-    weights = jnp.moveaxis(matrices, 2, 1).reshape(problems * groups, n_in, n_out)
-    return Layer(weights, gram.reshape(problems * groups, n_in, n_in), _channels(sizes, stats), back)
+    def cut(whole: jax.Array) -> jax.Array:
+        matrices = jnp.transpose(whole.astype(jnp.float32), order).reshape(problems, n_in, groups, n_out)
+        return jnp.moveaxis(matrices, 2, 1).reshape(problems * groups, n_in, n_out)
+
+    whole_gram = gram.reshape(problems * groups, n_in, n_in)
+    return Layer(cut(value), whole_gram, _channels(sizes, stats), cut, back)
 
 
 def _channels(sizes: tuple[int, ...], stats: Any) -> np.ndarray:
