@@ -13,7 +13,11 @@ layers at an eighth of their width, on a part of Fashion-MNIST, with Adam where 
 the last convolution keeps all its channels. The scan is made on training images held out (there: the test
 set), and sets what the lab sets by hand, each layer's sparsity: that of the least loss borne at which so few
 weights stay. The baseline is the better of the network before and after as many more epochs as the tuning
-takes. Cost: by estimate 8 minutes.
+takes. Cost: some 9 minutes.
+
+Seen: the counts are the lab's to the digit, and sorting changes nothing. Untuned, the largest 70 % of channels
+are no better than the first 70 %, both at 23 %; tuned, both are within 0.4 points of the dense network. The
+first convolution is the most sensitive layer; the least is the last convolution, not the classifier.
 """
 
 import dataclasses
