@@ -13,7 +13,10 @@ shorter time. Arms: trained without and with the penalty, pruned together by sca
 the L1 norm of the filters, every layer alike (Li et al., 2017, arXiv:1608.08710). No penalty while tuning.
 Losses untuned are against the network that was pruned, tuned ones against the better of the network trained
 without penalty, before and after as many more epochs. Channels are cut out for real: the network that is
-counted and timed is the small one. Cost: by estimate 8 minutes.
+counted and timed is the small one. Cost: some 12 minutes.
+
+Seen: with the penalty half of the channels can go with nothing tuned (81.3 %, without it 11.3 %); 70 % gone
+leave a tenth of the operations. Tuned, 40 to 50 % cost 2 to 4 points in this thin network, whatever chooses.
 """
 
 import dataclasses
@@ -397,7 +400,7 @@ def figures(record: Any) -> dict[str, Any]:
         axes.axhline(average(record.metrics, "baseline", "accuracy"), color=style.BASELINE, linewidth=1)
         axes.set(xlabel="channels removed, %", title=title)
     both[0].set_ylabel("test accuracy, %")
-    both[0].legend(loc="lower left")
+    both[1].legend(loc="lower left")  # where all curves are high
     return {"scales": scales, "pruned": pruned}
 
 
