@@ -13,7 +13,7 @@ statistics and the state hold. What all methods of a kind compile is compiled be
 while training are in `jaxpruner_table` and `sparse_training`. Cost: some 12 minutes.
 
 Seen: untuned only what is solved for is far from chance: one by one (OBS) 76 %, magnitude with its weights
-corrected 54 %, SparseGPT 51 %, of 82 %; OBS takes the longest, 22 s. Tuned, magnitude over all layers together
+corrected 54 %, SparseGPT 51 %, of 82 %; OBS takes the longest, 22 s. Tuned, magnitude over all layers at once
 is as good; scores by gradients stay behind even a random choice, GraSP by far. Of channels, those that are
 chosen and solved for by what enters them (ThiNet, LASSO) lose least.
 """

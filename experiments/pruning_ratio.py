@@ -12,8 +12,8 @@ fraction, one shot is retrained for as many epochs, in the same phases, as the r
 baseline is trained for as many epochs as the longest arm; losses are against the better of its accuracies
 before and after. Adam, the penalty in its loss, where the paper has SGD. Cost: some 25 minutes.
 
-Seen: a twelfth of the weights costs 0.43 and 0.45 points (with two epochs a round, on fewer images, it cost 1.5
-and 2.1). As in the figure, L1 is better until retrained and rounds are best, by 3 points where 0.7 % stay; L1
+Seen: a twelfth of the weights costs 0.43 and 0.45 points (two epochs a round, on fewer images, cost 1.5 and
+2.1). As in the figure, L1 is better until retrained and rounds are best, by 3 points where 0.7 % stay; L1
 and L2 retrained are alike.
 """
 

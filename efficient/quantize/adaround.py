@@ -42,9 +42,9 @@ def adaround(
       ValueError: at once, an argument out of range or a format that is not evenly spaced; at `init`, as
         `solved.solving`.
 
-    Source: module docstring, equations 21 to 25. *Differs:* the first term is divided by the mean over weights
-    of its value at the nearest rounding, so that one strength serves every layer; each layer is solved by
-    itself, without the errors of those before it and without the activation function.
+    Source: module docstring, equations 21 to 25. *Differs:* the first term is divided by the mean over
+    weights of its value at the nearest rounding, so that one strength serves every layer; each layer is
+    solved by itself, without the errors of those before it and without the activation function.
     """
     if steps < 1 or rate <= 0 or strength < 0:
         raise ValueError(

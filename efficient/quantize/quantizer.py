@@ -95,6 +95,16 @@ class Quantizer(Scale):
         scale, zero = self.format.scaled(low, high)
         return Grid(self.scale.store(scale, self.format.high), zero)
 
+    def trained_scale(self, value: Float[Array, "*shape"]) -> Float[Array, "*blocks"]:
+        """The scales of `grid` as plain arrays, with the gradient of the range in the values."""
+        layout = self.layout(value.shape)
+        low, high = self.range.of(
+            split(value.astype(jnp.float32), layout),
+            inside(value.shape, layout).astype(jnp.float32),
+            self.format,
+        )
+        return self.format.scaled(low, high)[0]
+
     def numbers(self, value: Float[Array, "*shape"], grid: Grid) -> Float[Array, "*shape"]:
         """Numbers of the format, before scales (and before zero points are taken off)."""
         layout = self.layout(value.shape)
