@@ -4,9 +4,9 @@
     folded.apply(folded.params, x)                        # what model.apply(variables, x) returns
     folded.params["params/layer0/conv"]                   # {"kernel": ..., "bias": ...}
 
-A chain of sums and products by constants that only vary along the output channels, after a product and read by
-nobody else, is a x + c: the kernel takes a, a bias takes c. So batch normalization goes away, and every product
-has a kernel and a bias, whatever the model called them. All transforms apply to `folded.params`.
+A chain of sums and products by constants that vary along the output channels alone, after a product and read
+by nobody else, is a x + c: the kernel takes a, a bias takes c. So batch normalization goes away, and every
+product has a kernel and a bias, whatever the model called them. All transforms apply to `folded.params`.
 
 Source: Jacob et al., 2018, arXiv:1712.05877, section 3.2; Nagel et al., 2019, arXiv:1906.04721, section 3.2.
 """
@@ -116,9 +116,7 @@ def fold(fn: Callable[..., Any], variables: Any, *args: Any) -> Folded:
                 open_[here] = begun
             elif len(node.refs) == 1 and node.refs[0] in open_ and uses[node.refs[0]] == 1:
                 begun = open_[node.refs[0]]
-                if begun.absorb(i, node):
-                    open_[here] = begun
-                elif begun.limit(i, node):
+                if begun.absorb(i, node) or begun.limit(i, node):
                     open_[here] = begun
     if not done:
         raise ValueError(
@@ -139,7 +137,9 @@ class _Open:
         self.name, self.index, self.channels, self.kernel_channels = name, index, channels, kernel_channels
         self.kernel, self.bias = kernel, jnp.zeros(kernel.shape[kernel_channels], kernel.dtype)
         self.absorbed: list[int] = []
-        self.is_bent, self.cap, self.cap_value = False, None, None
+        self.is_bent = False  # by a ReLU: nothing more can be merged
+        self.cap: int | None = None
+        self.cap_value: Any = None
 
     def absorb(self, index: int, node: Node) -> bool:
         """Takes a node in, if it is a x + c, channel by channel."""

@@ -47,7 +47,8 @@ class KnownReach(ProductRule):
     def before(self, x: Any, args: Any, axes: tuple[int, ...]) -> Any:
         """Rounded; what is beyond is clipped."""
         del axes
-        return on_grid(x, *args, self.format)
+        low, high = args
+        return on_grid(x, low, high, self.format)
 
 
 @dataclasses.dataclass(frozen=True)
