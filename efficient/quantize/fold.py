@@ -51,6 +51,7 @@ class Folded:
     variables: Any
     products: tuple[Product, ...]
     params: Mapping[str, Mapping[str, Any]]
+    example: Any  # shapes of the inputs that it was folded with
 
     def graph(self, *args: Any) -> Graph:
         """The graph for inputs of these shapes."""
@@ -122,7 +123,13 @@ def fold(fn: Callable[..., Any], variables: Any, *args: Any) -> Folded:
         raise ValueError(
             "fn must multiply its inputs by constant kernels, got none; pass the weights as variables."
         )
-    return Folded(fn, whole, tuple(one.product() for one in done), {one.name: one.params() for one in done})
+    return Folded(
+        fn,
+        whole,
+        products=tuple(one.product() for one in done),
+        params={one.name: one.params() for one in done},
+        example=jax.eval_shape(lambda *given: given, *args),
+    )
 
 
 def spread(values: Any, axis: int, ndim: int) -> Any:
