@@ -55,15 +55,15 @@ class Format(Constant, abc.ABC):
 
         Returns:
           scale: max(-low, high) / self.high, or with a zero point (high - low) / (2^bits - 1) where the range
-            is widened to hold 0; 1 where there is nothing to cover. A NaN stays NaN, and shows.
+            is widened to hold 0; 0 where there is nothing to cover: divide by `safe(scale)`.
           zero: round(-low / scale), a code, as a float.
         """
         if self.is_affine:
             low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)
-            scale = safe((high - low) / (self.high - self.low))
-            return scale, jnp.clip(jnp.round(-low / scale), self.low, self.high)
+            scale = (high - low) / (self.high - self.low)
+            return scale, jnp.clip(jnp.round(-low / safe(scale)), self.low, self.high)
         bound = jnp.maximum(-low, high) if self.low < 0 else jnp.maximum(high, 0.0)
-        return safe(bound / self.high), None
+        return bound / self.high, None
 
     @abc.abstractmethod
     def round(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from efficient.core.per_leaf import per_leaf
 from efficient.core.statistics import bin_edges, known
 from efficient.core.transform import Key, State, Transform, recipe
-from efficient.quantize.format import Format, round_to
+from efficient.quantize.format import Format, round_to, safe
 from efficient.quantize.product_leaf import ProductLeaf, ProductRule
 from efficient.quantize.range import Range
 
@@ -35,7 +35,7 @@ def on_grid(x: Float[Array, "*shape"], low: Any, high: Any, grid: Format) -> Flo
     """`x` rounded to the grid that covers low..high, which broadcast against it; straight through."""
     scale, zero = grid.scaled(low, high)
     shift = 0.0 if zero is None else zero
-    return (round_to(grid, x.astype(jnp.float32) / scale + shift) - shift) * scale
+    return (round_to(grid, x.astype(jnp.float32) / safe(scale) + shift) - shift) * scale
 
 
 @dataclasses.dataclass(frozen=True)

@@ -159,5 +159,6 @@ def quantized_dense(
       zero: Z_y.
       bits: of the result.
     """
-    acc = jax.lax.dot(x.astype(jnp.int32), weight.astype(jnp.int32)) + q_bias
+    acc = jax.lax.dot(x.astype(jnp.int32), weight.astype(jnp.int32))
+    acc = acc + jnp.broadcast_to(q_bias, acc.shape)
     return jnp.clip(requantize(acc, by) + zero, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)

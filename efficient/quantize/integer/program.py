@@ -58,13 +58,14 @@ class Multiply(Operation):
     channels: int  # the axis of the output
     kernel_channels: int
     low: int  # int8 bounds of the output
-    high: Any  # one number, or one a channel
+    high: Any  # int8 [channels]
     by: Multiplier  # S_x S_w / S_y a channel
 
     def run(self, x: Any) -> Any:
         """clip(round(M (sum (q_x - Z_x) q_w + q_b)) + Z_y)."""
         acc = self._product(x.astype(jnp.int32) - self.incoming[0].zero, self.kernel.astype(jnp.int32))
-        whole = jnp.moveaxis(acc, self.channels, -1) + self.bias
+        last = jnp.moveaxis(acc, self.channels, -1)
+        whole = last + jnp.broadcast_to(self.bias, last.shape)
         moved = jnp.moveaxis(requantize(whole, self.by), -1, self.channels)
         return self.clip(jnp.clip(moved + self.outgoing.zero, LOW, HIGH))
 
@@ -73,14 +74,13 @@ class Multiply(Operation):
         shape = [-1 if i == self.kernel_channels else 1 for i in range(self.kernel.ndim)]
         kernel = self.kernel.astype(jnp.float32) * self.kernel_scale.reshape(shape)
         bias = self.bias.astype(jnp.float32) * (self.kernel_scale * self.incoming[0].scale)
-        return jnp.moveaxis(
-            jnp.moveaxis(self._product(x, kernel), self.channels, -1) + bias, -1, self.channels
-        )
+        last = jnp.moveaxis(self._product(x, kernel), self.channels, -1)
+        return jnp.moveaxis(last + jnp.broadcast_to(bias, last.shape), -1, self.channels)
 
     def clip(self, q: Any) -> Any:
         """Bounds of the activation."""
-        high = jnp.broadcast_to(jnp.asarray(self.high), (q.shape[self.channels],))
-        capped = jnp.minimum(jnp.moveaxis(q, self.channels, -1), high.astype(q.dtype))
+        last = jnp.moveaxis(q, self.channels, -1)
+        capped = jnp.minimum(last, jnp.broadcast_to(self.high, last.shape).astype(q.dtype))
         return jnp.moveaxis(jnp.maximum(capped, jnp.asarray(self.low, q.dtype)), -1, self.channels).astype(
             jnp.int8
         )

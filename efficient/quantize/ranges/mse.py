@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from efficient.core.transform import recipe
-from efficient.quantize.format import Format
+from efficient.quantize.format import Format, safe
 from efficient.quantize.range import Range
 from efficient.quantize.ranges.minmax import minmax
 
@@ -51,6 +51,6 @@ def mse(candidates: int = 64, *, least: float = 0.2) -> Range:
 def _error(values: Any, weights: Any, grid: Format, low: Any, high: Any) -> Any:
     """The weighted sum of squared errors of each block."""
     scale, zero = grid.scaled(low, high)
-    x = values / scale[..., None]
+    x = values / safe(scale)[..., None]
     rounded = grid.round(x) if zero is None else grid.round(x + zero[..., None]) - zero[..., None]
     return jnp.sum(weights * jnp.square(values - rounded * scale[..., None]), -1)
