@@ -98,7 +98,7 @@ class TestLabVectors:
             [0.33541, -0.33555, -0.43349, 0.43043, -0.20498, -0.18366, -0.091553, -0.41168],
         ], np.float32)  # fmt: skip
         bias = np.array([0.1954, -0.2756, 0.3113, 0.1149, 0.4274, 0.2429, -0.1721, -0.2502], np.float32)
-        # Scales as the lab takes them: S = (max - min) / 3 with Z = round(-2 - min / S) clipped; weights by output.
+        # As the lab takes them: S = (max - min) / 3, Z = round(-2 - min / S) clipped; weights by output.
         y = x @ weight.T + bias
         (s_x, z_x), (s_y, z_y) = (lab_range(a) for a in (x, y))
         assert (z_x, z_y) == (-2, 0)
