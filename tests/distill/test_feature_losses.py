@@ -247,7 +247,7 @@ def test_a_quantized_student_is_taught_through_its_rounding():
         (lambda: augmented(1.0, 1.0, alpha=-1.0), "alpha must be from 0"),
         (lambda: by_layers(hint, {}, {}, {}), "layers must map one path or more"),
         (lambda: by_layers(hint, {"a": "x"}, {"a": A}, {"y": A}), "layers must name teacher features"),
-        (lambda: by_layers(hint, {"a": "x"}, {"a": A}, {"x": A}, weights={"b": 1}), "weights must be of mapped"),
+        (lambda: by_layers(hint, {"a": "x"}, {"a": A}, {"x": A}, weights={"b": 1}), "weights must be of"),
     ],
 )  # fmt: skip
 def test_what_is_refused(call, message):
