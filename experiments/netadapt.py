@@ -76,9 +76,7 @@ def faster(arm: str) -> Callable[[Metrics], Outcome]:
     return lambda metrics: Outcome.above(column(metrics, arm, "speedup"), 1.0)
 
 
-NETADAPT = functools.partial(
-    Claim, paper="Yang et al., NetAdapt, 2018", arxiv="1804.03230", known="memory"
-)
+NETADAPT = functools.partial(Claim, paper="Yang et al., NetAdapt, 2018", arxiv="1804.03230", known="memory")
 CLAIMS = (
     NETADAPT(
         id="netadapt-uniform",
@@ -164,9 +162,7 @@ def figures(record: Any) -> dict[str, Any]:
     both[0].invert_xaxis()
     dense = column(record.metrics, "baseline", "accuracy").values()
     both[1].axhline(mean(dense), color=style.BASELINE, linewidth=1, label="dense")
-    both[0].set(
-        xlabel="MACs or ms left, %", ylabel="accuracy on held-out images, %", title="Tuned shortly"
-    )
+    both[0].set(xlabel="MACs or ms left, %", ylabel="accuracy on held-out images, %", title="Tuned shortly")
     both[1].set(xlabel="measured time, % of dense", ylabel="test accuracy, %", title="Tuned at the end")
     both[0].legend(loc="lower left", fontsize=8)
     both[1].legend(loc="best", fontsize=8)

@@ -179,9 +179,7 @@ class Arms:
         after, before = jax.jit(run), self.bench.forward
         expected = before(masked, self.x)
         error = jnp.max(jnp.abs(after(left, self.x) - expected)) / jnp.max(jnp.abs(expected))
-        times = race(
-            lambda: before(whole, self.x), lambda: after(left, self.x), repeats=self.config.repeats
-        )
+        times = race(lambda: before(whole, self.x), lambda: after(left, self.x), repeats=self.config.repeats)
         low, high = times.ratio_quartiles
         return {
             "error": float(error),
@@ -281,8 +279,7 @@ def more_near_zero(metrics: Metrics) -> Outcome:
 def no_loss(metrics: Metrics) -> Outcome:
     """The largest fraction whose mean loss, tuned, is small."""
     losses = {
-        fraction: column(metrics, f"slimmed.{fraction}", "loss")
-        for fraction in measured(metrics, "slimmed")
+        fraction: column(metrics, f"slimmed.{fraction}", "loss") for fraction in measured(metrics, "slimmed")
     }
     means = {fraction: mean(values.values()) for fraction, values in losses.items()}
     good = [100 * float(fraction) for fraction, value in means.items() if value <= ALLOWED]

@@ -115,9 +115,7 @@ def methods(config: Config, end: int) -> dict[str, Callable[[float], Transform]]
     return {
         "rigl": lambda s: rigl(s, end=end, every=every, alpha=part, allocation=SPARSE),
         "random_growth": lambda s: random_growth(s, end=end, every=every, alpha=part),
-        "set": lambda s: until(
-            sparse_evolutionary(s, every=every, fraction=part, allocation=SPARSE), end
-        ),
+        "set": lambda s: until(sparse_evolutionary(s, every=every, fraction=part, allocation=SPARSE), end),
         "static": lambda s: static_sparse(s, allocation=SPARSE),
     }
 

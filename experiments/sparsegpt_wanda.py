@@ -128,9 +128,7 @@ class Arms:
         seen = ("gram", "second_moment")
         self.entering = [jax.jit(observed(self.forward, where=w, statistics=seen)) for w in self.layers]
         schedule = optax.warmup_cosine_decay_schedule(0.0, 3e-3, max(1, config.steps // 10), config.steps)
-        self.optimizer = optax.chain(
-            optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.1)
-        )
+        self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.1))
         self.step = make_step(self.loss, self.optimizer, identity())
 
     def losses(self, params: Any, pieces: Any) -> jax.Array:

@@ -146,9 +146,7 @@ class Arms:
         self.found = dependencies(self.bench.model.apply, whole, self.images[:1])
         self.sites = sites_of(self.found)
         self.look = {site.group: self.looking(site) for site in self.sites}
-        halves = {
-            site.group: np.arange(site.size) < kept_of(site.size, config.whole) for site in self.sites
-        }
+        halves = {site.group: np.arange(site.size) < kept_of(site.size, config.whole) for site in self.sites}
         self.small = shrunk_bench(self.bench, self.found, halves)
         self.train_dense = self.trainer(self.bench, config.epochs)
         same = config.tune == config.epochs  # then it is the same program
@@ -251,9 +249,7 @@ def run(config: Config, *, progress: Progress | None = None) -> Metrics:
 
 def smaller(metrics: Metrics) -> Outcome:
     """At least three times fewer MACs, and faster beyond the noise."""
-    ratios = paired(
-        operator.truediv, column(metrics, "baseline", "macs"), column(metrics, "shrunk", "macs")
-    )
+    ratios = paired(operator.truediv, column(metrics, "baseline", "macs"), column(metrics, "shrunk", "macs"))
     lower = min(column(metrics, "shrunk", "speedup_lower").values())
     faster = mean(column(metrics, "shrunk", "speedup").values())
     return Outcome.of(ratios, mean(ratios.values()) >= 3 and lower > 1, f"measured {faster:.2f} times faster")
