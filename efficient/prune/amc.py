@@ -17,7 +17,7 @@ all later ones at their least, can be paid. Each step of an episode is taught wi
 Source: He et al., 2018, arXiv:1802.03494, section 3, algorithm 1 and table 1; the agent is
 `efficient.search.ddpg`, the least fraction kept that of the authors' code.
 *Differs:* a step is a group of `Dependencies`, not a layer; n, c, h, w, stride and k are those of the layer
-that takes its channels in (`GroupLayer`). The price stands for FLOPs, as a fraction of that of the whole:
+that takes its channels in (`LayerShape`). The price stands for FLOPs, as a fraction of that of the whole:
 FLOPs[t] is what the whole model saves where the group alone is at its least, reduced is what the groups
 walked over have saved, rest is what the later ones still can. The limit is found by pricing counts, so that
 any price will do; a[t] as it is remembered, and seen by the next step, is within the limit. The first eight
@@ -29,16 +29,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
+from efficient.core.layer_shapes import LayerShape
 from efficient.core.transform import Key
 from efficient.prune.budget import least_counts, nearest_count
-from efficient.prune.group_layers import GroupLayer
 from efficient.prune.price import Counts
 from efficient.search import ddpg
-from efficient.search.replay import Transition
+from efficient.search.walk import known_accuracy, spread, transitions
 
 FEATURES = 11
 PAPER = ddpg.DDPG()  # the paper's agent
@@ -78,7 +77,7 @@ def amc(
     sizes: Mapping[str, int],
     budget: float,
     *,
-    layers: Mapping[str, GroupLayer],
+    layers: Mapping[str, LayerShape],
     evaluate: Callable[[Counts], float],
     key: Key,
     episodes: int = 400,
@@ -118,7 +117,7 @@ def amc(
         [0, 1] or a reward that is not finite.
 
     Example:
-      >>> layers = {name: GroupLayer(8, 8, 4, 4, 1, 3) for name in "ab"}
+      >>> layers = {name: LayerShape(8, 8, 4, 4, 1, 3) for name in "ab"}
       >>> walk = amc(lambda c: c["a"] + c["b"], {"a": 8, "b": 8}, 8, layers=layers, episodes=20,
       ...            evaluate=lambda c: c["a"] / 8, key=jax.random.key(0), agent=ddpg.DDPG(warmup=20))
       >>> max(walk, key=lambda one: one.reward).price <= 8
@@ -158,7 +157,7 @@ class _Walk:
         price: Callable[[Counts], float],
         sizes: Mapping[str, int],
         budget: float,
-        layers: Mapping[str, GroupLayer],
+        layers: Mapping[str, LayerShape],
         floor: Mapping[str, int],
         least: float,
         multiple: int,
@@ -168,7 +167,7 @@ class _Walk:
         self.whole = price(self.sizes)
         alone = [self._saved({**self.sizes, name: floor[name]}) for name in sizes]
         rows = [(t, *layers[name], saved) for t, (name, saved) in enumerate(zip(sizes, alone, strict=True))]
-        self.fixed = _spread(np.array(rows, float))  # [groups, 8]
+        self.fixed = spread(np.array(rows, float))  # [groups, 8]
 
     def _saved(self, counts: Counts) -> float:
         """What these counts save, as a fraction of the price of the whole."""
@@ -243,7 +242,7 @@ def _episodes(
         walked = walk.run(lambda state, t: float(ddpg.act(config, agent, state, key=keys[t])[0]))  # noqa: B023
         accuracy = float(evaluate(walked.counts))
         value = _rewarded(reward, accuracy, walked.price)
-        agent, losses = ddpg.remember(config, agent, _transitions(walked, value)), None
+        agent, losses = ddpg.remember(config, agent, transitions(walked.states, walked.actions, value)), None
         if episode >= config.warmup:
             agent, losses = ddpg.learn(config, agent, key=learning, updates=updates)
         yield Episode(walked.counts, walked.price, accuracy, value, tuple(walked.actions), losses)
@@ -255,11 +254,7 @@ def _rewarded(reward: Reward, accuracy: float, price: float) -> float:
     Raises:
       ValueError: an accuracy outside [0, 1], or a reward that is not finite.
     """
-    known = 0.0 if math.isnan(accuracy) else accuracy
-    if not 0 <= known <= 1:
-        raise ValueError(
-            f"evaluate must return an accuracy in [0, 1], got {accuracy!r}; divide percent by 100."
-        )
+    known = known_accuracy(accuracy)
     value = float(reward(known, price))
     if not math.isfinite(value):
         raise ValueError(
@@ -267,24 +262,6 @@ def _rewarded(reward: Reward, accuracy: float, price: float) -> float:
             "learns nothing from it."
         )
     return value
-
-
-def _transitions(walked: _Walked, value: float) -> Transition:
-    """The steps of an episode, each with the reward of the end."""
-    steps, states = len(walked.states), jnp.asarray(np.stack(walked.states))
-    return Transition(
-        state=states,
-        action=jnp.asarray(walked.actions, jnp.float32)[:, None],
-        reward=jnp.full(steps, value, jnp.float32),
-        next_state=jnp.roll(states, -1, 0),
-        is_last=jnp.arange(steps) == steps - 1,
-    )
-
-
-def _spread(table: np.ndarray) -> np.ndarray:
-    """Each column from 0 at its least to 1 at its largest; 0 where all are the same."""
-    low, high = table.min(0), table.max(0)
-    return (table - low) / np.where(high > low, high - low, 1.0)
 
 
 def _fraction(part: float, whole: float) -> float:

@@ -1,6 +1,6 @@
 """Quantize: weights in few bits."""
 
-from efficient.quantize import formats, integer, quantizers, ranges
+from efficient.quantize import formats, integer, mixed, quantizers, ranges
 from efficient.quantize.adaround import adaround
 from efficient.quantize.awq import awq
 from efficient.quantize.basis import Basis, in_basis
@@ -79,6 +79,7 @@ __all__ = [
     "linear",
     "lsq",
     "lsq_inputs",
+    "mixed",
     "moving",
     "nearest",
     "noisy_gradients",

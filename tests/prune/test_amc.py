@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from efficient.core.dependencies import dependencies
+from efficient.core.layer_shapes import LayerShape
 from efficient.models import zoo
 from efficient.prune import amc, ranking
 from efficient.prune.amc import FEATURES, _Walk, constrained, guaranteed
 from efficient.prune.budget import counted, least_counts, scaled, uniform
-from efficient.prune.group_layers import GroupLayer, group_layers
+from efficient.prune.group_layers import group_layers
 from efficient.prune.prices import macs
 from efficient.prune.scores import absolute
 from efficient.search import DDPG, Evolution, evolve
@@ -23,9 +24,9 @@ from efficient.search import DDPG, Evolution, evolve
 KEY = jax.random.key(0)
 SIZES = {"a": 8, "b": 8, "c": 4}
 LAYERS = {
-    "a": GroupLayer(8, 3, 16, 16, 1, 3),
-    "b": GroupLayer(4, 8, 8, 8, 2, 3),
-    "c": GroupLayer(10, 4, 1, 1, 1, 1),
+    "a": LayerShape(8, 3, 16, 16, 1, 3),
+    "b": LayerShape(4, 8, 8, 8, 2, 3),
+    "c": LayerShape(10, 4, 1, 1, 1, 1),
 }
 SMALL = DDPG(hidden=(8, 8), warmup=2, batch=8, capacity=64)
 
@@ -160,7 +161,7 @@ def test_on_a_model_with_its_macs():
     found = dependencies(fn, p, x)
     ranked = ranking(found, absolute(), p)
     price, layers = macs(found, fn, p, x), group_layers(found, fn, p, x)
-    assert list(layers.values()) == [GroupLayer(6, 8, 4, 4, 2, 3), GroupLayer(2, 6, 1, 1, 1, 1)]
+    assert list(layers.values()) == [LayerShape(6, 8, 4, 4, 2, 3), LayerShape(2, 6, 1, 1, 1, 1)]
     for one in search(price, 0.5 * price({}), sizes=ranked.sizes, layers=layers, evaluate=lambda c: 0.5):
         assert 0 < one.price <= 0.5 * price({})
         assert found.shrink(p, ranked.keep(one.counts))["b"].shape[2:] == tuple(one.counts.values())
@@ -175,19 +176,19 @@ def test_the_layers_of_a_convolutional_net_by_hand():
     weights = jax.eval_shape(model.init, KEY, x)
     layers = list(group_layers(dependencies(model.apply, weights, x), model.apply, weights, x).values())
     # The stem's 8 channels pass a depthwise layer and enter the first pointwise one, of 16, at 32 pixels.
-    assert layers[0] == GroupLayer(16, 8, 32, 32, 1, 1)
-    assert layers[1] == GroupLayer(32, 16, 16, 16, 1, 1)
-    assert layers[-1] == GroupLayer(1000, 256, 1, 1, 1, 1)
+    assert layers[0] == LayerShape(16, 8, 32, 32, 1, 1)
+    assert layers[1] == LayerShape(32, 16, 16, 16, 1, 1)
+    assert layers[-1] == LayerShape(1000, 256, 1, 1, 1, 1)
 
 
 def test_a_group_without_a_layer_that_sums_over_it():
     p, x = {"a": jnp.ones((2, 5)), "b": jnp.ones(5)}, jnp.ones((1, 2))
     fn = lambda p, x: jnp.sum(x @ p["a"] * p["b"][None], -1)  # noqa: E731
     found = dependencies(fn, p, x)
-    assert list(group_layers(found, fn, p, x).values()) == [GroupLayer(5, 2, 1, 1, 1, 1)]
+    assert list(group_layers(found, fn, p, x).values()) == [LayerShape(5, 2, 1, 1, 1, 1)]
     alone = lambda p, x: jnp.sum(p["b"] * 2) * x  # noqa: E731
     found = dependencies(alone, {"b": p["b"]}, x)
-    assert list(group_layers(found, alone, {"b": p["b"]}, x).values()) == [GroupLayer(5, 5, 1, 1, 1, 1)]
+    assert list(group_layers(found, alone, {"b": p["b"]}, x).values()) == [LayerShape(5, 5, 1, 1, 1, 1)]
 
 
 # ---- learning
