@@ -29,7 +29,18 @@ from efficient.core.paths import flatten
 from efficient.prune import Pattern, Pruned, prune, scores
 from efficient.prune.lottery import all_kept, fixed_masks
 from efficient.prune.patterns import channel, kernel, n_m, unstructured, vector
-from experiments.frame import Claim, Metrics, Outcome, Progress, by_seed, column, main, mean, paired
+from experiments.frame import (
+    Claim,
+    Metrics,
+    Outcome,
+    Progress,
+    by_seed,
+    column,
+    main,
+    mean,
+    not_below,
+    paired,
+)
 from experiments.frame.bench import Bench, Weights, require_data
 
 LAYER = "conv1/kernel"  # [5, 5, 20, 50]
@@ -140,18 +151,6 @@ def run(config: Config, *, progress: Progress | None = None) -> Metrics:
 def gap(first: str, second: str, metrics: Metrics) -> dict[int, float]:
     """Points by which the first arm is better tuned than the second, by seed."""
     return paired(operator.sub, *(column(metrics, arm, "accuracy") for arm in (first, second)))
-
-
-def not_below(first: str, second: str) -> Callable[[Metrics], Outcome]:
-    """The first arm is not worse than the second by 2 standard errors; one seed cannot tell."""
-
-    def check(metrics: Metrics) -> Outcome:
-        gaps = gap(first, second, metrics)
-        worse = Outcome.above({seed: -value for seed, value in gaps.items()})
-        holds = worse.spread is not None and not worse.holds
-        return Outcome.of(gaps, holds, worse.detail)
-
-    return check
 
 
 def above(first: str, second: str, least: float = 0.0) -> Callable[[Metrics], Outcome]:

@@ -8,6 +8,7 @@ from efficient.quantize.bias_correction import bias_corrected
 from efficient.quantize.binary import binary, binary_inputs, sign_bits, sign_dot
 from efficient.quantize.block_leaf import BlockLeaf
 from efficient.quantize.blocks import Blocks, channel, group, tensor, tile
+from efficient.quantize.cluster_means import cluster_means
 from efficient.quantize.codebook import CodebookLeaf, codebook
 from efficient.quantize.dorefa import dorefa, dorefa_inputs
 from efficient.quantize.equalize import equalize
@@ -61,6 +62,7 @@ __all__ = [
     "binary_inputs",
     "bound_penalty",
     "channel",
+    "cluster_means",
     "codebook",
     "dorefa",
     "dorefa_inputs",

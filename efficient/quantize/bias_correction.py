@@ -80,7 +80,15 @@ def _shift(before: jax.Array, after: jax.Array, stats: Any, path: str) -> jax.Ar
     known(stats, "total", path=path, how="pass stats=observe(..., statistics='mean')")
     change = (after - before).astype(jnp.float32)
     along = [change.shape[axis] if axis in stats.features else 1 for axis in range(-change.ndim, 0)]
-    if stats.mean.size != math.prod(along):
+    outputs = [axis for axis in range(change.ndim) if axis - change.ndim not in stats.contracted]
+    groups, rest = divmod(stats.mean.size, math.prod(along))
+    if rest or (groups > 1 and (len(outputs) > 1 or change.shape[outputs[0]] % groups)):
         raise ValueError(f"stats of {path!r} must be of one product, got {stats.mean.shape}; exclude it.")
-    means = jnp.broadcast_to(stats.mean.reshape(along), change.shape)
+    if groups == 1:
+        means = jnp.broadcast_to(stats.mean.reshape(along), change.shape)
+    else:  # grouped convolution: each output sees the channels of its own group
+        own = jnp.repeat(stats.mean.reshape(groups, -1), change.shape[outputs[0]] // groups, axis=0)
+        small = [along[axis] for axis in range(change.ndim) if axis != outputs[0]]
+        means = jnp.moveaxis(own.T.reshape(*small, -1), -1, outputs[0])
+        means = jnp.broadcast_to(means, change.shape)
     return jnp.sum(means * change, axis=stats.contracted)

@@ -77,27 +77,37 @@ def binary(blocks: Blocks | None = None) -> Transform:
 class Signs(ProductRule):
     """Inputs that are signs times their mean magnitude, of each sum in a dense layer, or each example."""
 
+    is_centred: bool = False
+
     def before(self, x: Any, args: Any, axes: tuple[int, ...]) -> Any:
-        """sign(x) mean |x|."""
+        """M + sign(x - m) mean |x - m|, m the mean where centred, else 0."""
         del args
         over = axes if x.ndim == 2 else tuple(range(1, x.ndim))
-        return sign(x) * jnp.mean(jnp.abs(x), axis=over, keepdims=True)
+        middle = jnp.mean(x, axis=over, keepdims=True) if self.is_centred else jnp.zeros_like(x)
+        apart = x - middle
+        return middle + sign(apart) * jnp.mean(jnp.abs(apart), axis=over, keepdims=True)
 
 
 @recipe
-def binary_inputs() -> Transform:
+def binary_inputs(*, is_centred: bool = False) -> Transform:
     """What enters each weight, as signs times their mean magnitude: with `binary`, XNOR-Net. No state.
 
+    Args:
+      is_centred: signs are those of inputs less their mean, which is added back: in the product, one sum of
+        signs of weights. Inputs that are never negative, such as those after a ReLU, need it: without it,
+        each of their signs is 1.
+
     *Differs:* the paper has a scale for each place of a convolution's output (equation 11), which its authors
-    leave out for little loss; ours is one an example.
+    leave out for little loss; ours is one an example. Its networks normalize right before the signs.
     """
+    rule = Signs(is_centred)
 
     def init(value: jax.Array, *, path: str, stats: Any, key: Key | None) -> State:
         del value, path, stats, key
         return State()
 
     def apply(value: Any, state: State) -> ProductLeaf:
-        return ProductLeaf(weight=value, args=state.fixed, rule=Signs(), axis=-2)
+        return ProductLeaf(weight=value, args=state.fixed, rule=rule, axis=-2)
 
     return per_leaf(init=init, apply=apply, nests=True)
 

@@ -10,6 +10,7 @@ from experiments.frame.claim import (
     column,
     deviation,
     mean,
+    not_below,
     paired,
     show,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "deviation",
     "main",
     "mean",
+    "not_below",
     "paired",
     "show",
 ]

@@ -148,6 +148,17 @@ def better(first: str, second: str, metric: str = "accuracy") -> Callable[[Metri
     return check
 
 
+def not_below(first: str, second: str, metric: str = "accuracy") -> Callable[[Metrics], Outcome]:
+    """A check: one arm's metric is not below another's by 2 standard errors; one seed cannot tell."""
+
+    def check(metrics: Metrics) -> Outcome:
+        gaps = paired(operator.sub, *(column(metrics, arm, metric) for arm in (first, second)))
+        worse = Outcome.above({seed: -value for seed, value in gaps.items()})
+        return Outcome.of(gaps, worse.spread is not None and not worse.holds, worse.detail)
+
+    return check
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Claim:
     """A statement of a paper and the rule that says whether ours has its shape.

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -31,18 +30,11 @@ from efficient.quantize.mixed import (
     within,
 )
 from efficient.search import DDPG
+from experiments.haq import MOBILENET, RESNET50, TABLE
 
 KEY = jax.random.key(0)
-TABLE = pathlib.Path(__file__).parents[2] / "experiments/tables/haq_bitfusion.npz"
 WEIGHTS_ONLY = [Widths(bits, 32) for bits in range(2, 9)]
 ALL = [Widths(w, i) for w in range(2, 9) for i in range(2, 9)]
-# The two policies that the authors of HAQ print, in the order of their layers.
-RESNET50 = "665555455455555535435434442543353253243253253425234234"
-MOBILENET = (
-    "88 77 56 46 56 57 56 74 46 46 77 56 46 73 57 47 73 57 47 77 47 47 64 67 47 74 67 57 74 67 57 74 "
-    "67 67 64 57 67 64 57 67 77 47 77 77 47 77 77 47 77 77 47 77 88"
-)  # weight bits and input bits; the first input is 8 bits
-
 
 def uses_of(name):
     model, x = zoo.get(name)

@@ -11,6 +11,7 @@ from efficient.quantize import (
     binary,
     binary_inputs,
     bound_penalty,
+    cluster_means,
     dorefa,
     dorefa_inputs,
     linear,
@@ -29,6 +30,7 @@ from efficient.quantize import (
     ttq,
     twn,
 )
+from efficient.quantize.binary import Signs
 from efficient.quantize.formats import NF4, Affine, Integer
 from efficient.quantize.lsq import stepped
 from efficient.quantize.pact import clipped
@@ -57,6 +59,7 @@ INPUTS = {
     "pact": pact(8),
     "dorefa": dorefa_inputs(8),
     "signs": binary_inputs(),
+    "centred_signs": binary_inputs(is_centred=True),
     "noisy": noisy_gradients(8),
 }
 
@@ -249,3 +252,23 @@ def test_ranges_move_towards_what_is_seen():
 def test_what_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_centred_signs_tell_positive_inputs_apart():
+    x = jnp.array([[1.0, 3.0, 0.0, 4.0]])
+    np.testing.assert_allclose(Signs().before(x, (), (1,)), [[2.0, 2.0, 2.0, 2.0]])
+    np.testing.assert_allclose(Signs(is_centred=True).before(x, (), (1,)), [[0.5, 3.5, 0.5, 3.5]])  # 2 +- 1.5
+
+
+def test_cluster_means_follow_the_weights_and_train_each_by_its_own_gradient():
+    w = {"k": jnp.array([0.0, 0.2, 1.0, 1.4])}
+    t = cluster_means(1)
+    state = t.init(w)
+    np.testing.assert_allclose(t.apply(w, state)["k"], [0.1, 0.1, 1.2, 1.2], rtol=1e-6)
+    moved = {"k": w["k"] + jnp.array([0.2, 0.0, -0.2, 0.0])}
+    np.testing.assert_allclose(t.apply(moved, state)["k"], [0.2, 0.2, 1.1, 1.1], rtol=1e-6)
+    slope = jax.grad(lambda p: jnp.sum(t.apply(p, state)["k"] * jnp.arange(4.0)))(w)
+    np.testing.assert_array_equal(slope["k"], jnp.arange(4.0))
+    np.testing.assert_array_equal(t.pack(moved, state)["k"].dense(), t.apply(moved, state)["k"])
+    with pytest.raises(ValueError, match="1 to 8"):
+        cluster_means(9)

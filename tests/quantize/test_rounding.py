@@ -257,3 +257,27 @@ def test_what_is_refused(net):
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(6, 6), (6, 2)])
+def test_bias_correction_of_a_grouped_convolution_keeps_means(channels, groups):
+    key = jax.random.key(4)
+    kernel = jax.random.normal(key, (3, 3, channels // groups, 2 * channels))
+    params = {"kernel": kernel, "bias": jnp.zeros(2 * channels)}
+    # Constant images: padding is left out of account, so there is none.
+    x = jnp.broadcast_to(jax.random.normal(key, (channels,)), (2, 5, 5, channels))
+
+    def fn(p, x):
+        out = jax.lax.conv_general_dilated(
+            x, p["kernel"], (1, 1), "VALID", feature_group_count=groups,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        return out + jnp.broadcast_to(p["bias"], out.shape)
+
+    stats = observe(fn, params, [x], where="kernel", statistics="mean")
+    inner = at("kernel", quantize(quantizers.integer(2)))
+    t = bias_corrected(inner)
+    shown = t.apply(params, t.init(params, stats=stats))
+    rounded = inner.apply(params, inner.init(params))
+    assert float(jnp.max(jnp.abs(fn(rounded, x) - fn(params, x)))) > 0.1
+    np.testing.assert_allclose(fn(shown, x), fn(params, x), atol=2e-5)

@@ -29,7 +29,8 @@ def kl(bins: int = 2048, *, stride: int = 16) -> Range:
     Raises:
       ValueError: an argument out of range; at `init`, a format with a zero point.
 
-    *Differs:* every `stride`-th bound is tried.
+    *Differs:* every `stride`-th bound is tried. The first bin counts for nothing: what is next to zero stays
+    there under any bound, and after a ReLU outweighs the rest.
     """
     if bins < 64 or stride < 1:
         raise ValueError(
@@ -39,7 +40,7 @@ def kl(bins: int = 2048, *, stride: int = 16) -> Range:
     def of(values: Any, weights: Any, grid: Format) -> tuple[Any, Any]:
         if grid.is_affine:
             raise ValueError(f"format must be symmetric for kl, got {grid!r}; minmax and mse take any.")
-        levels = min(2 ** (grid.bits - 1), bins)
+        levels = min(2 ** (grid.bits - (grid.low < 0)), bins)
         size = jnp.abs(values)
         largest = jnp.max(jnp.where(weights > 0, size, 0.0), -1)
         lead = largest.shape
@@ -54,9 +55,9 @@ def kl(bins: int = 2048, *, stride: int = 16) -> Range:
 def _histogram(
     size: Float[Array, " n"], weights: Float[Array, " n"], largest: Float[Array, ""], bins: int
 ) -> Float[Array, " bins"]:
-    """How much lies in each bin from 0 to the largest."""
+    """How much lies in each bin from 0 to the largest; the first is left empty."""
     place = jnp.clip((size / jnp.where(largest > 0, largest, 1.0) * bins).astype(jnp.int32), 0, bins - 1)
-    return jnp.zeros(bins).at[place].add(weights)
+    return jnp.zeros(bins).at[place].add(jnp.where(place > 0, weights, 0.0))
 
 
 def _bound(
