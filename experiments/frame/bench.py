@@ -138,13 +138,15 @@ class Bench:
         *,
         restarted: Restarted | None = None,
         penalty: Callable[[Any], jax.Array] | None = None,
+        loss: Loss | None = None,
     ) -> Trainer:
         """Trains weights whose `compress` is a state of `transform`, from a fresh state of `optimizer`.
 
         `restarted` is `make_step`'s: `regrown`, where sparse training moves masks. `penalty`, of the weights
-        that the model sees, is added to the loss.
+        that the model sees, is added to the loss, which is the mean cross-entropy unless another is given.
         """
-        loss = self.classifier.loss if penalty is None else penalized(self.classifier.loss, penalty)
+        own = self.classifier.loss if loss is None else loss
+        loss = own if penalty is None else penalized(own, penalty)
         step = make_step(loss, optimizer, transform, restarted=restarted)
         scans = self._scans
         call = make_epoch(step) if scans else step
