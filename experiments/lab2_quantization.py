@@ -40,6 +40,7 @@ class Config(TuneConfig):
     """What is run."""
 
     bits: tuple[int, ...] = (8, 4, 2)  # of a weight, 1 to 8; all three have claims
+    tune: int = 8  # epochs of training on, > 0
 
     @classmethod
     def smoke(cls) -> "Config":

@@ -31,6 +31,7 @@ from efficient.quantize.pact import bound_penalty, pact
 from efficient.quantize.product_leaf import ProductLeaf, ProductRule
 from efficient.quantize.quantize import quantize
 from efficient.quantize.quantizer import Grid, Plain, Quantizer, Scale, SharedExponent
+from efficient.quantize.qwix_arrays import from_qwix, to_qwix
 from efficient.quantize.range import Range
 from efficient.quantize.rotate import rotate
 from efficient.quantize.smooth import smooth
@@ -70,6 +71,7 @@ __all__ = [
     "fake_quantize",
     "fold",
     "formats",
+    "from_qwix",
     "gptq",
     "group",
     "hadamard",
@@ -101,6 +103,7 @@ __all__ = [
     "stochastic_round",
     "tensor",
     "tile",
+    "to_qwix",
     "ttq",
     "twn",
 ]
