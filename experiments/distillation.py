@@ -7,10 +7,10 @@ et al., 2019, arXiv:1904.05068 (relations), Romero et al., 2015, arXiv:1412.6550
 
     python -m experiments.distillation
 
-The teacher has 285,000 params and is trained on all of Fashion-MNIST's training images, once. Students see a
-tenth of them, other ones at each seed, with their labels, and what the teacher makes of them. Features are
-tapped by path from both networks as they stand. The weights of the losses are the papers', but for attention
-(divided by ten; chosen with the others on seeds that are not judged). Cost: some 20 minutes.
+The teacher has 288,000 params and is trained on 40,000 images of Fashion-MNIST, once. Students see a tenth of
+them, other ones at each seed, with their labels, and what the teacher makes of them. Features are tapped by
+path from both networks as they stand. The weights of the losses were chosen on a seed that is not judged:
+attention's is a twentieth of its authors', relations' are the paper's for embeddings. Cost: some 25 minutes.
 """
 
 import dataclasses
@@ -41,7 +41,9 @@ TEACHER = Convs((32, 32, 64, 64, 128, 128), (1, 2, 1, 2, 1, 2))
 # What enters these is the map of 7x7 and of 4x4 places, and the mean over places: after a ReLU.
 STUDENT_TAPS = {"map": "params/conv2/kernel", "embedding": "params/classifier/kernel"}
 TEACHER_TAPS = {"map": "params/conv4/kernel", "embedding": "params/classifier/kernel"}
-SHARE = 0.9  # of the teacher in the loss by logits; labels have the rest
+SHARE = 0.5  # of the teacher in the loss by logits; labels have the rest
+RATE = 1e-2  # of a student's Adam
+ATTENTION, RELATIONS = 50.0, (1.0, 2.0)  # weights in the loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,13 +51,13 @@ class Config:
     """What is run."""
 
     data: str = "fashion_mnist"  # mnist5k, fashion_mnist, digits, idx:FOLDER or folder:FOLDER
-    train: int = 60_000  # the teacher's images; students see a tenth
+    train: int = 40_000  # the teacher's images; students see a tenth
     test: int = 10_000  # test images
-    teacher_epochs: int = 3  # > 0
-    epochs: int = 30  # of a student, > 0
+    teacher_epochs: int = 4  # > 0
+    epochs: int = 60  # of a student, > 0
     batch_size: int = 64  # images a step, > 0
-    temperatures: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # > 0; 4 has claims
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # one draw of a tenth, and one student an arm, each
+    temperatures: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)  # > 0; 4 has claims
+    seeds: tuple[int, ...] = (0, 1, 2, 3)  # one draw of a tenth, and one student an arm, each
 
     def __post_init__(self) -> None:
         for name in ("train", "test", "teacher_epochs", "epochs", "batch_size"):
@@ -100,13 +102,13 @@ def losses(temperatures: tuple[float, ...]) -> dict[str, Loss]:
 
     def attention(params: Any, rows: Any, key: Any) -> Any:
         logits, seen = student(params, rows["x"])
-        return cross_entropy(logits, rows["y"]) + 50 * distill.attention(seen["map"], rows["map"])
+        return cross_entropy(logits, rows["y"]) + ATTENTION * distill.attention(seen["map"], rows["map"])
 
     def relations(params: Any, rows: Any, key: Any) -> Any:
         logits, seen = student(params, rows["x"])
         pair = seen["embedding"], rows["embedding"]
-        both = 25 * distill.distance_relation(*pair) + 50 * distill.angle_relation(*pair)
-        return cross_entropy(logits, rows["y"]) + both
+        apart, turned = distill.distance_relation(*pair), distill.angle_relation(*pair)
+        return cross_entropy(logits, rows["y"]) + RELATIONS[0] * apart + RELATIONS[1] * turned
 
     def hints(params: Any, rows: Any, key: Any) -> Any:
         logits, seen = student(params["student"], rows["x"])
@@ -132,7 +134,7 @@ class Arms:
         self.data, self.test = splits(config.data, config.train, config.test)
         self.size = len(self.data) // 10
         self.fits = {
-            name: Fit(loss, epochs=config.epochs, batch=config.batch_size, rows=self.size)
+            name: Fit(loss, epochs=config.epochs, batch=config.batch_size, rows=self.size, rate=RATE)
             for name, loss in losses(config.temperatures).items()
         }
         self.run = jax.jit(STUDENT.apply)

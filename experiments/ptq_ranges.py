@@ -108,12 +108,12 @@ def run(config: Config, *, progress: Progress | None = None) -> Metrics:
 def eight_bits(metrics: Metrics) -> Outcome:
     """Points that the worst way at 8 bits loses."""
     names = [name for name in metrics if name.endswith("_8") and not name.startswith("tensor")]
+    if not names:
+        raise LookupError("no arm of 8 bits")
     worst = {
         seed: max(column(metrics, name, "accuracy")[seed] * -1 for name in names)
         for seed in column(metrics, "baseline", "accuracy")
     }
-    if not names:
-        raise LookupError("no arm of 8 bits")
     return Outcome.at_most(paired(lambda a, b: a + b, column(metrics, "baseline", "accuracy"), worst), 0.5)
 
 

@@ -11,7 +11,20 @@ from efficient.factorize import low_rank
 from efficient.prune import magnitude, prune, rigl, sparse_evolutionary, static_sparse, straight_through
 from efficient.prune.patterns import n_m
 from efficient.prune.scores import absolute
-from efficient.quantize import codebook, group, linear, quantize, quantizers
+from efficient.quantize import (
+    binary,
+    cluster_means,
+    codebook,
+    dorefa,
+    group,
+    linear,
+    lsq,
+    mixed,
+    quantize,
+    quantizers,
+    ttq,
+    twn,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +36,7 @@ class Method:
     is_idempotent: bool  # applying twice is applying once
     prunes: bool = False  # state.fixed.masks is masks by path, which keep half and never change
     is_sparse: bool = False  # one of several ways to choose zeros: not paired with the others
+    is_few: bool = False  # one of several ways to round: paired with one method of each other kind
 
 
 METHODS: dict[str, Method] = {
@@ -51,5 +65,22 @@ METHODS: dict[str, Method] = {
     "straight_through": Method(
         make=straight_through(0.5), keeps_zeros=True, is_idempotent=True, is_sparse=True
     ),
+    "lsq": Method(make=lsq(4), keeps_zeros=True, is_idempotent=True, is_few=True),
+    "dorefa": Method(make=dorefa(3), keeps_zeros=False, is_idempotent=False, is_few=True),
+    "twn": Method(make=twn(), keeps_zeros=True, is_idempotent=True, is_few=True),
+    "ttq": Method(make=ttq(), keeps_zeros=True, is_idempotent=True, is_few=True),
+    "binary": Method(make=binary(), keeps_zeros=False, is_idempotent=True, is_few=True),
+    "cluster_means": Method(make=cluster_means(2), keeps_zeros=False, is_idempotent=True, is_few=True),
+    "mixed": Method(make=mixed.mixed(has_inputs=False), keeps_zeros=True, is_idempotent=True, is_few=True),
 }
-PAIRS = [(a, b) for a in METHODS for b in METHODS if not (METHODS[a].is_sparse and METHODS[b].is_sparse)]
+PARTNERS = ("magnitude", "low_rank", "lora")
+
+
+def is_pair(a: str, b: str) -> bool:
+    """Whether two methods are tried one after the other."""
+    if METHODS[a].is_few or METHODS[b].is_few:
+        return a in PARTNERS or b in PARTNERS
+    return not (METHODS[a].is_sparse and METHODS[b].is_sparse)
+
+
+PAIRS = [(a, b) for a in METHODS for b in METHODS if is_pair(a, b)]

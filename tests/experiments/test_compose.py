@@ -28,7 +28,7 @@ def test_every_stack_keeps_what_it_promises(metrics):
 
 def test_bits_are_entropies():
     codes = jnp.array([[0.0, 0.5], [0.0, -0.5], [1.0, 0.5], [1.0, -0.5]])
-    # A quarter zeros: 0.8113 bits each; the first channel has one value, the second two: (0 + 4) bits; scales.
+    # A quarter zeros: 0.8113 bits each; one value in the first channel, two in the second: 4 bits; scales.
     assert compose.bits_a_weight(codes, 8, 3) == pytest.approx((8 * 0.811278 + 4 + 64) / 8, abs=1e-5)
     assert compose.bits_a_weight(jnp.arange(1.0, 21.0)[:, None], 20, 3) == 32
 

@@ -18,9 +18,9 @@ from jaxtyping import Array, Float
 from efficient.core.per_leaf import per_leaf
 from efficient.core.transform import Key, State, Transform, recipe
 from efficient.quantize import quantizers
-from efficient.quantize.block_leaf import BlockLeaf
+from efficient.quantize.block_leaf import BlockLeaf, packed_leaf
 from efficient.quantize.format import safe
-from efficient.quantize.formats import Affine
+from efficient.quantize.formats import Affine, Integer
 from efficient.quantize.inputs import reach
 from efficient.quantize.linear import round_through
 from efficient.quantize.mixed.prices import Choice
@@ -57,13 +57,22 @@ def _levels(bits: Any) -> Any:
     return jnp.left_shift(jnp.int32(1), bits).astype(jnp.float32) - 1
 
 
+def _known(bits: Any) -> int:
+    """A width; one that is only known later is stored as 8 bits, which hold what any other does."""
+    try:
+        return int(np.asarray(bits))
+    except jax.errors.TracerArrayConversionError:
+        return 8
+
+
 @recipe
 def mixed(*, has_inputs: bool = True) -> Transform:
     """Weights on symmetric integers, one scale a channel, and their inputs on integers around a zero point.
 
     Widths are in `State.fixed`, an `Assigned` for each path, 8 bits at first: `with_widths` sets them. At
     equal widths weights are those of `quantize(quantizers.integer(bits))`, inputs those of
-    `quantize_inputs(Affine(bits))`; gradients pass straight through. `pack` wants weights of 2 to 8 bits.
+    `quantize_inputs(Affine(bits))`; gradients pass straight through. Under `stacked` and under `jit`
+    widths are not known to `pack`, which then stores 8 bits a weight.
 
     Args:
       has_inputs: False leaves inputs as they are, and needs no statistics.
@@ -80,13 +89,13 @@ def mixed(*, has_inputs: bool = True) -> Transform:
             return State(fixed=Assigned(eight, None))
         return State(fixed=Assigned(eight, eight, *reach(stats, None, Affine(8), path=path)))
 
-    def rounded(value: jax.Array, bits: Any) -> Float[Array, "..."]:
+    def numbers(value: jax.Array, bits: Any) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         value = value.astype(jnp.float32)
         size = jnp.abs(jax.lax.stop_gradient(value))
         largest = jnp.max(size, axis=tuple(range(value.ndim - 1)), keepdims=True)
         high = (_levels(bits) - 1) / 2
-        scale = safe(largest / high)
-        return jnp.clip(round_through(value / scale), -high, high) * scale
+        scale = largest / high
+        return jnp.clip(round_through(value / safe(scale)), -high, high), scale
 
     def wrapped(weight: Any, own: Assigned) -> Any:
         if own.inputs is None:
@@ -94,11 +103,15 @@ def mixed(*, has_inputs: bool = True) -> Transform:
         return ProductLeaf(weight=weight, args=(own.inputs, own.low, own.high), rule=AnyWidth(), axis=-2)
 
     def apply(value: jax.Array, state: State) -> Any:
-        return wrapped(rounded(value, state.fixed.weights), state.fixed)
+        whole, scale = numbers(value, state.fixed.weights)
+        return wrapped(whole * scale, state.fixed)
 
     def pack(value: jax.Array, state: State) -> BlockLeaf | ProductLeaf:
-        bits = int(np.asarray(state.fixed.weights))
-        return wrapped(quantizers.integer(bits).encode(value), state.fixed)
+        whole, scale = numbers(value, state.fixed.weights)
+        layout = quantizers.integer(8).layout(value.shape)
+        grid = Integer(_known(state.fixed.weights))
+        leaf = packed_leaf(whole, scale, None, grid=grid, layout=layout, dtype=value.dtype)
+        return wrapped(leaf, state.fixed)
 
     return per_leaf(init=init, apply=apply, pack=pack, nests=has_inputs)
 
