@@ -26,6 +26,7 @@ bench: $(SETUP)
 	$(BIN)/python -m experiments.bench_lift
 	$(BIN)/python -m experiments.bench_step
 	$(BIN)/python -m experiments.bench_shrink
+	$(BIN)/python -m experiments.bench_quantize
 
 ledger: $(SETUP)
 	$(BIN)/python -m experiments.ledger

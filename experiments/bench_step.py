@@ -11,7 +11,7 @@ the median over rounds of the ratio within a round. Bar: at most 1.15.
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -61,7 +61,7 @@ class Config:
         return cls(models=("lenet_300_100",), rounds=3, steps=1, batch=2)
 
 
-def runner(name: str, transform: Transform, config: Config, seed: int) -> Callable[[int], float]:
+def runner(name: str, transform: Transform, config: Any, seed: int) -> Callable[[int], float]:
     """A function that takes a number of steps and returns the seconds that they took; warmed up."""
     model, example = zoo.get(name)
     draw = np.random.default_rng(seed)
@@ -88,9 +88,15 @@ def runner(name: str, transform: Transform, config: Config, seed: int) -> Callab
     return seconds
 
 
-def timed(name: str, config: Config, seed: int, progress: Progress) -> dict[str, dict[str, float]]:
-    """Every arm on one model: milliseconds a step, and the ratio to the plain step."""
-    arms = {arm: runner(name, make(), config, seed) for arm, make in ARMS.items()}
+def timed(
+    name: str,
+    config: Any,
+    seed: int,
+    progress: Progress,
+    makers: Mapping[str, Callable[[], Transform]] = ARMS,
+) -> dict[str, dict[str, float]]:
+    """Every arm on one model: milliseconds a step, and the ratio to the plain step, that of `baseline`."""
+    arms = {arm: runner(name, make(), config, seed) for arm, make in makers.items()}
     taken: dict[str, list[float]] = {arm: [] for arm in arms}
     for index in progress.track(range(config.rounds), name):
         for arm in list(arms)[:: 1 if index % 2 == 0 else -1]:

@@ -1,6 +1,8 @@
 """Methods that look at the inputs: GPTQ, AdaRound, AWQ, smoothing, rotation, bias correction."""
 
+import dataclasses
 import itertools
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -11,10 +13,12 @@ import pytest
 from efficient import at, chain, lift, observe
 from efficient.core.statistics import Statistics
 from efficient.quantize import (
+    Quantizer,
     adaround,
     awq,
     bias_corrected,
     channel,
+    formats,
     gptq,
     group,
     hadamard,
@@ -281,3 +285,29 @@ def test_bias_correction_of_a_grouped_convolution_keeps_means(channels, groups):
     rounded = inner.apply(params, inner.init(params))
     assert float(jnp.max(jnp.abs(fn(rounded, x) - fn(params, x)))) > 0.1
     np.testing.assert_allclose(fn(shown, x), fn(params, x), atol=2e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted(formats.Integer):
+    """Integers that count how often they are traced."""
+
+    traced: ClassVar[list[int]] = []
+
+    def round(self, x):
+        self.traced.append(1)
+        return super().round(x)
+
+
+def test_gptq_compiles_once_a_shape():
+    t = at("**/kernel", gptq(Quantizer(format=Counted(4), blocks=channel())))
+    fn = lambda p, x: jax.nn.relu(x @ p["a"]["kernel"]) @ p["b"]["kernel"]  # noqa: E731
+    made = {}
+    for seed in range(3):
+        a, b = jax.random.normal(jax.random.key(seed), (2, 12, 12))
+        params = {"a": {"kernel": a}, "b": {"kernel": b}}
+        stats = observe(fn, params, [jax.random.normal(KEY, (20, 12))], statistics="gram", where="**/kernel")
+        Counted.traced.clear()
+        t.init(params, stats=stats)
+        made[seed] = len(Counted.traced)
+    # What is not compiled, the nearest of the change that is stored, is counted each time.
+    assert made[0] > made[1] == made[2]
