@@ -142,7 +142,16 @@ def _leaf_maker(recorded: Record, path: str) -> Callable[[list[Any]], Any]:
             "another version of that class was saved."
         )
     kept = {key: decoded(value, path) for key, value in static.items()}
-    return lambda parts: cls(**dict(zip(fields, parts, strict=True)), **kept)
+
+    def make(parts: list[Any]) -> Any:
+        try:
+            return cls(**dict(zip(fields, parts, strict=True)), **kept)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{named(path)} must be a {name}, got fields that it refuses; save the tree anew ({error})."
+            ) from error
+
+    return make
 
 
 def _leaf_class(name: str, path: str) -> type[Leaf]:

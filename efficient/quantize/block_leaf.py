@@ -30,6 +30,16 @@ class BlockLeaf(Leaf):
     is_packed: bool = static()  # False: a code a byte, as layout equations leave it
     out_dtype: Any = static()
 
+    def __post_init__(self) -> None:
+        spans = self.layout if isinstance(self.layout, tuple) else (-1,)
+        if not isinstance(self.grid, Format) or not all(
+            isinstance(n, int) and n >= 0 for n in (*spans, self.length)
+        ):
+            raise ValueError(
+                f"grid must be a Format, layout and length whole numbers from 0, got {self.grid!r}, "
+                f"{self.layout!r} and {self.length!r}; encode with a Quantizer."
+            )
+
     @property
     def shape(self) -> tuple[int, ...]:
         """That of the weight."""

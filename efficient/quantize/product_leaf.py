@@ -49,6 +49,13 @@ class ProductLeaf(Leaf):
     rule: ProductRule = static()
     axis: int = static()  # of the weight's input channels, from the last; told to rules that mix them
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.rule, ProductRule) or not isinstance(self.axis, int):
+            raise ValueError(
+                f"rule must be a ProductRule and axis a whole number, got {self.rule!r} and {self.axis!r}; "
+                "use a transform that makes the leaf."
+            )
+
     @property
     def shape(self) -> tuple[int, ...]:
         """That of the weight."""

@@ -1,5 +1,6 @@
 """Lift: any program, any leaf, the same numbers as the dense program; nothing patched, nothing hidden."""
 
+import dataclasses
 import functools
 
 import chex
@@ -14,7 +15,7 @@ from efficient import dense, explain, lift
 from efficient.adapt import LoRALeaf
 from efficient.core.interpret import DenseError
 from efficient.factorize import LowRankLeaf
-from efficient.quantize import CodebookLeaf, QuantizedLeaf
+from efficient.quantize import CodebookLeaf, ProductLeaf, ProductRule, QuantizedLeaf, channel, quantizers
 
 EPS = float(jnp.finfo(jnp.float32).eps)
 KEY = jax.random.key(0)
@@ -55,7 +56,27 @@ def adapted(shape, out_ndim=1):
     )
 
 
-MAKERS = {"quantized": quantized, "codebook": shared, "low_rank": low, "lora": adapted}
+def blocks(shape):
+    return quantizers.affine(4, channel(0)).encode(jax.random.normal(KEY, shape))
+
+
+def product(shape):
+    return ProductLeaf(weight=quantized(shape), args=(), rule=Untouched(), axis=-2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Untouched(ProductRule):
+    """Nothing is done around the product."""
+
+
+MAKERS = {
+    "quantized": quantized,
+    "codebook": shared,
+    "low_rank": low,
+    "lora": adapted,
+    "blocks": blocks,
+    "product": product,
+}
 
 
 def check(fn, weight, *args, packed=True):

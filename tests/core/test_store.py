@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
+from efficient import chain
 from efficient.coding import CorruptFileError
 from efficient.core import sealed_folder
 from efficient.core.leaf import Leaf, leaf, static
@@ -25,6 +26,8 @@ from efficient.core.store import load, load_metadata, save
 from efficient.core.transform import State
 from efficient.core.tree_record import build, check_form, entries, record
 from efficient.core.tree_value import DTYPES
+from efficient.quantize import quantize, quantize_inputs, quantizers
+from efficient.quantize.formats import Affine
 
 
 @leaf
@@ -454,14 +457,22 @@ def places(node, path=()):
         yield from places(child, (*path, key))
 
 
-RECORDED = json.dumps(record(packed_tree())[0])
+def quantized_tree():
+    """Leaves whose structure holds constants: formats, blocks within blocks, a rule."""
+    weights = quantizers.nf4(4).encode(jnp.ones((8, 4)))
+    inputs = chain(quantize(quantizers.affine(4)), quantize_inputs(Affine(4), is_dynamic=True))
+    return {"weights": weights, "inputs": inputs.pack({"w": jnp.eye(4)}, inputs.init({"w": jnp.eye(4)}))}
+
+
+RECORDS = [json.dumps(record(tree)[0]) for tree in (packed_tree(), quantized_tree())]
 
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_a_forged_record_is_refused_or_makes_another_tree(data):
     """Whatever the manifest says, only the errors that `load` documents come out of it."""
-    recorded = json.loads(RECORDED)
+    whole = data.draw(st.sampled_from(RECORDS), "record")
+    recorded = json.loads(whole)
     *parents, last = data.draw(st.sampled_from(list(places(recorded))[1:]), "place")
     node: Any = recorded
     for key in parents:
@@ -473,7 +484,35 @@ def test_a_forged_record_is_refused_or_makes_another_tree(data):
         expected = list(entries(recorded))
         with contextlib.suppress(ValueError):
             build(recorded, iter([np.zeros(1)] * len(expected)))
-        check_form(recorded, json.loads(RECORDED))
+        check_form(recorded, json.loads(whole))
+
+
+def grid_of(recorded):
+    """The format in a record of `quantized_tree`."""
+    return recorded["children"][1]["static"]["grid"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda grid: grid.update(constant="os:system"),
+        lambda grid: grid.update(constant="efficient.quantize.formats.table:Missing"),
+        lambda grid: grid.update(fields={}),
+        lambda grid: grid["fields"].update(numbers=3),
+        lambda grid: grid["fields"].update(numbers={"tuple": []}),
+        lambda grid: grid["fields"].update(more=3),
+        lambda grid: grid.update(constant="efficient.quantize.formats.integer:Integer", fields={"width": 99}),
+    ],
+)
+def test_a_forged_constant_is_refused(change, tmp_path):
+    """No class outside the constants that are imported is built, and none from fields that it refuses."""
+    save(tmp_path / "tree", quantized_tree())
+    np.testing.assert_array_equal(load(tmp_path / "tree")["weights"].dense(), jnp.ones((8, 4)))
+    folder = forged(
+        tmp_path / "tree", tmp_path / "forged", lambda manifest: change(grid_of(manifest["tree"]))
+    )
+    with pytest.raises(ValueError, match=r"manifest\.json must|class"):
+        load(folder)
 
 
 NONE = {"is": "none", "children": []}
