@@ -28,6 +28,12 @@ ARMS = {
     "per_tensor": {"per_channel": False, "bits": 8},
     "four_bits": {"per_channel": True, "bits": 4},
 }
+LABELS = {
+    "baseline": "float32",
+    "per_channel": "int8, a channel",
+    "per_tensor": "int8, a tensor",
+    "four_bits": "int4 in int8, a channel",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +137,8 @@ def tables(record: Any) -> list[Any]:
     table = Table(title=f"The lab VGG in integers on {record.config['data']}")
     titles = ("program", "accuracy", "agrees %", "SQNR dB", "worst step", "end, steps", "bytes")
     for title in titles:
-        table.add_column(title, justify="left" if title == "program" else "right")
+        is_first = title == "program"
+        table.add_column(title, justify="left" if is_first else "right", no_wrap=is_first)
     for arm in ("baseline", *ARMS):
         cells = [
             f"{average(record.metrics, arm, m):,.{0 if m in ('bytes', 'steps') else 2}f}"
@@ -139,7 +146,7 @@ def tables(record: Any) -> list[Any]:
             else "-"
             for m in METRICS
         ]
-        table.add_row("float32" if arm == "baseline" else arm, *cells)
+        table.add_row(LABELS[arm], *cells)
     return [table]
 
 
@@ -156,7 +163,7 @@ def figures(record: Any) -> dict[str, Any]:
             "o",
             label=f"seed {seed}",
         )
-    axes.set_yticks(range(len(names)), ["float32", "int8 a channel", "int8 a tensor", "int4 a channel"])
+    axes.set_yticks(range(len(names)), [LABELS[name] for name in names])
     axes.invert_yaxis()
     axes.set(xlabel="test accuracy, %", title="In integers alone, untuned")
     axes.legend(loc="best")

@@ -45,8 +45,7 @@ class Captured:
         """
         raise ValueError(
             f"{self.path!r} must be used once to have a feature, got a second product of "
-            f"{other.value.shape}; "
-            "choose another weight."
+            f"{other.value.shape}; choose another weight."
         )
 
     def identity(self) -> "Captured":
@@ -57,8 +56,7 @@ class Captured:
         """
         raise NotImplementedError(
             f"{self.path!r} is used inside a loop and not sliced by it: its features have no one value; "
-            "choose a "
-            "weight that the loop scans over."
+            "choose a weight that the loop scans over."
         )
 
 
@@ -119,8 +117,7 @@ def features(
         if not frame.emitted:
             raise ValueError(
                 f"where must choose a weight that a product consumes, got {where!r}, of {len(taps)} that "
-                "none "
-                "does; choose others."
+                "none does; choose others."
             )
         return out, {path: one.value for path, one in frame.emitted.items()}
 

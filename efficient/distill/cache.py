@@ -107,13 +107,11 @@ def load_top_k(path: str | os.PathLike[str], *, classes: int) -> TopK:
     if not is_whole or logits.ndim < 1 or logits.shape != indices.shape or rest.shape != logits.shape[:-1]:
         raise CorruptFileError(
             f"{os.fspath(path)!r} must hold float16 and int32 of one shape, and float32 of all but its last "
-            "axis, got "
-            f"{[(a.dtype.name, a.shape) for a in (logits, indices, rest)]}; write it anew."
+            f"axis, got {[(a.dtype.name, a.shape) for a in (logits, indices, rest)]}; write it anew."
         )
     if indices.size and not (indices.min() >= 0 and indices.max() < classes):
         raise CorruptFileError(
             f"classes of {os.fspath(path)!r} must be from 0 to {classes - 1}, got {indices.min()} to "
-            f"{indices.max()}; "
-            "is it another teacher's?"
+            f"{indices.max()}; is it another teacher's?"
         )
     return TopK(jnp.asarray(logits), jnp.asarray(indices), jnp.asarray(rest))

@@ -40,8 +40,7 @@ def weighted_classes(
     if not weight > 0 or not 0 <= background < classes:
         raise ValueError(
             f"weight must be above 0 and background a class below {classes}, got {weight!r} and "
-            f"{background!r}; the "
-            "paper has 1.5."
+            f"{background!r}; the paper has 1.5."
         )
     p = jax.nn.softmax(only(jax.lax.stop_gradient(teacher).astype(jnp.float32), mask))
     log_q = jax.nn.log_softmax(only(student.astype(jnp.float32), mask))

@@ -41,7 +41,6 @@ def flow(student: tuple[Any, Any], teacher: tuple[Any, Any]) -> Float[Array, ""]
     if ours.shape != theirs.shape:
         raise ValueError(
             f"flow matrices must have one shape, got {ours.shape[1:]} and {theirs.shape[1:]} channels; "
-            "choose layers "
-            "of equal width."
+            "choose layers of equal width."
         )
     return jnp.mean(jnp.square(ours - theirs))

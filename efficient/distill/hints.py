@@ -60,8 +60,7 @@ def hint(
     if mapped.shape != teacher.shape:
         raise ValueError(
             f"student features must have the shape {teacher.shape} of the teacher's, got {mapped.shape}; "
-            "pass "
-            "regress=regressor(...), or resize them."
+            "pass regress=regressor(...), or resize them."
         )
     apart = only(mapped - jax.lax.stop_gradient(teacher), mask)
     return mean_over(jnp.mean(jnp.square(apart.astype(jnp.float32)), -1) / 2, mask, count=count)

@@ -45,14 +45,12 @@ def own_teacher(
     if len(exits) < 2 or not 0 <= alpha <= 1 or strength < 0:
         raise ValueError(
             f"exits must be two or more, alpha in [0, 1] and strength from 0, got {len(exits)}, {alpha!r} "
-            "and "
-            f"{strength!r}; the paper has 0.3 and 0.03."
+            f"and {strength!r}; the paper has 0.3 and 0.03."
         )
     if features and (len(features) != len(exits) or len(regressors) != len(exits) - 1):
         raise ValueError(
             f"features must be one an exit and regressors one less, got {len(features)} and "
-            f"{len(regressors)} for "
-            f"{len(exits)} exits; pass None for a regressor that is not needed."
+            f"{len(regressors)} for {len(exits)} exits; pass None for a regressor that is not needed."
         )
     cross = [jnp.mean(optax.softmax_cross_entropy_with_integer_labels(z, labels)) for z in exits]
     total = cross[-1]

@@ -31,8 +31,7 @@ def mean_teacher(
     if len(given) != len(teachers) or min(given) < 0 or sum(given) <= 0:
         raise ValueError(
             f"weights must be one a teacher, not negative, and not all zero, got {weights!r} for "
-            f"{len(teachers)}; "
-            "leave them out."
+            f"{len(teachers)}; leave them out."
         )
     logs = jnp.stack([jax.nn.log_softmax(t.astype(jnp.float32) / temperature) for t in teachers])
     shares = jnp.asarray(given, jnp.float32) / sum(given)
