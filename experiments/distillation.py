@@ -121,7 +121,7 @@ def losses(temperatures: tuple[float, ...]) -> dict[str, Loss]:
     soft = {f"kd_{t:g}": functools.partial(by_logits, temperature=t) for t in temperatures}
     born_again = functools.partial(by_logits, temperature=1.0, of="own_logits")
     return {
-        "labels": labels, **soft, "attention": attention, "relations": relations, "hints": hints,
+        "baseline": labels, **soft, "attention": attention, "relations": relations, "hints": hints,
         "peers": peers, "born_again": born_again,
     }  # fmt: skip
 
@@ -177,7 +177,7 @@ class Arms:
             arms[name] = {"accuracy": self.scored(found)}
             if name == "peers":
                 arms["peers_other"] = {"accuracy": self.scored(trained["peer"])}
-            if name == "labels":  # the teacher of the next generation
+            if name == "baseline":  # the teacher of the next generation
                 own = batched(functools.partial(self.run, found), rows.values["x"])
                 rows = rows.with_(own_logits=own)
         return arms
@@ -188,7 +188,7 @@ class Arms:
 
 
 def run(config: Config, *, progress: Progress | None = None) -> Metrics:
-    """By arm (`teacher`, `labels`, `kd_4`, `attention`, ...): accuracy in percent."""
+    """By arm (`teacher`, `baseline`: labels alone, `kd_4`, `attention`, ...): accuracy in percent."""
     return by_seed(Arms(config).one, config.seeds, progress=progress)
 
 
@@ -199,7 +199,7 @@ def by_half_a_point(metrics: Metrics) -> Outcome:
 
 def gap(arm: str, metrics: Metrics) -> dict[int, float]:
     """Points above labels alone."""
-    return paired(lambda a, b: a - b, *(column(metrics, name, "accuracy") for name in (arm, "labels")))
+    return paired(lambda a, b: a - b, *(column(metrics, name, "accuracy") for name in (arm, "baseline")))
 
 
 def inside(metrics: Metrics) -> Outcome:
@@ -211,7 +211,7 @@ def inside(metrics: Metrics) -> Outcome:
     best = max(means, key=lambda t: means[t])
     holds = min(means) < best < max(means)
     detail = ", ".join(f"{t:g}: {value:.2f}" for t, value in sorted(means.items()))
-    return Outcome(ours=best, seeds=tuple(metrics["labels"]), holds=holds, detail=detail)
+    return Outcome(ours=best, seeds=tuple(metrics["baseline"]), holds=holds, detail=detail)
 
 
 CLAIM = functools.partial(
@@ -242,35 +242,35 @@ CLAIMS = (
         paper="Zagoruyko and Komodakis, 2017",
         arxiv="1612.03928",
         metric="accuracy, attention transfer above labels alone",
-        check=not_below("attention", "labels"),
+        check=not_below("attention", "baseline"),
     ),
     CLAIM(
         id="distillation-relations",
         paper="Park et al., RKD, 2019",
         arxiv="1904.05068",
         metric="accuracy, distances and angles above labels alone",
-        check=not_below("relations", "labels"),
+        check=not_below("relations", "baseline"),
     ),
     CLAIM(
         id="distillation-hints",
         paper="Romero et al., FitNets, 2015",
         arxiv="1412.6550",
         metric="accuracy, hints above labels alone",
-        check=not_below("hints", "labels"),
+        check=not_below("hints", "baseline"),
     ),
     CLAIM(
         id="distillation-peers",
         paper="Zhang et al., Deep Mutual Learning, 2018",
         arxiv="1706.00384",
         metric="accuracy, of two that learn from each other, above alone",
-        check=not_below("peers", "labels"),
+        check=not_below("peers", "baseline"),
     ),
     CLAIM(
         id="distillation-born-again",
         paper="Furlanello et al., Born-Again Networks, 2018",
         arxiv="1805.04770",
         metric="accuracy, taught by its own last generation, above labels alone",
-        check=not_below("born_again", "labels"),
+        check=not_below("born_again", "baseline"),
     ),
 )
 
@@ -286,8 +286,9 @@ def tables(record: Any) -> list[Any]:
     for name in record.metrics:
         if name not in ("teacher", "peers_other"):
             value = average(record.metrics, name, "accuracy")
-            least = average(record.metrics, "labels", "accuracy")
-            table.add_row(name.replace("_", " "), f"{value:.2f}", f"{value - least:+.2f}")
+            least = average(record.metrics, "baseline", "accuracy")
+            label = "labels" if name == "baseline" else name.replace("_", " ")
+            table.add_row(label, f"{value:.2f}", f"{value - least:+.2f}")
     return [table]
 
 
@@ -297,11 +298,11 @@ def figures(record: Any) -> dict[str, Any]:
 
     figure, (axes, other) = style.figure(columns=2, width=9.6, height=4.0)
     temperatures = sorted(record.config["temperatures"])
-    for seed in record.metrics["labels"]:
+    for seed in record.metrics["baseline"]:
         gaps = [gap(f"kd_{t:g}", record.metrics)[seed] for t in temperatures]
         axes.plot(temperatures, gaps, "o", color=style.BASELINE, alpha=0.5)
     means = [average(record.metrics, f"kd_{t:g}", "accuracy") for t in temperatures]
-    labels = average(record.metrics, "labels", "accuracy")
+    labels = average(record.metrics, "baseline", "accuracy")
     axes.plot(temperatures, [value - labels for value in means], "-", label="mean over seeds")
     axes.axhline(0, color=style.BASELINE, linewidth=1)
     axes.set_xscale("log", base=2)

@@ -15,7 +15,7 @@ def metrics():
 
 def test_every_arm_is_measured(metrics):
     features = {"attention", "relations", "hints", "peers", "peers_other", "born_again"}
-    assert set(metrics) == {"teacher", "labels", "kd_1", "kd_4", *features}
+    assert set(metrics) == {"teacher", "baseline", "kd_1", "kd_4", *features}
     assert_shown(distillation, metrics)
 
 
@@ -28,7 +28,7 @@ def test_the_student_is_as_small_as_it_says():
 
 @pytest.mark.parametrize(("middle", "holds"), [(81.0, True), (79.0, False)])
 def test_the_best_temperature_is_inside(middle, holds):
-    metrics = made(labels=(80.0,), kd_1=(80.0,), kd_4=(middle,), kd_16=(79.5,))
+    metrics = made(baseline=(80.0,), kd_1=(80.0,), kd_4=(middle,), kd_16=(79.5,))
     assert verdict(distillation, "distillation-temperature", metrics) is holds
 
 
