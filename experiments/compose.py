@@ -267,9 +267,10 @@ def tables(record: Any) -> list[Any]:
     """Accuracy, bits and zeros of every stack."""
     from rich.table import Table
 
-    table = Table(title="Stacks of methods on the lab VGG")
-    for title in ("stack", "untuned, %", "trained, %", "with a teacher, %", "bits a weight", "zeros, %"):
-        table.add_column(title, justify="left" if title == "stack" else "right")
+    table = Table(title="Stacks of methods on the lab VGG: accuracy %, bits a weight")
+    for title in ("stack", "untuned", "trained", "taught", "bits", "zeros, %"):
+        is_first = title == "stack"
+        table.add_column(title, justify="left" if is_first else "right", no_wrap=is_first)
 
     def value(arm: str, metric: str = "accuracy") -> str:
         return f"{average(record.metrics, arm, metric):.2f}" if arm in record.metrics else "-"
