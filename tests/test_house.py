@@ -180,7 +180,7 @@ def on_disk(root: Path = ROOT) -> set[str]:
 def must_hold(root: Path) -> set[str]:
     """What the wheel of these sources must have: every module, `py.typed` and kernels in C++."""
     shipped = [path for folder in SHIPPED for path in (root / folder).rglob("*")]
-    kept = [p.relative_to(root) for p in shipped if p.suffix in (".py", ".cc") or p.name == "py.typed"]
+    kept = [p.relative_to(root) for p in shipped if p.suffix in (".py", ".cc", ".h") or p.name == "py.typed"]
     return {Path(*SHIPPED[path.parts[0]].split("."), *path.parts[1:]).as_posix() for path in kept}
 
 

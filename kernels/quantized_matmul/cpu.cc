@@ -138,6 +138,43 @@ EFFICIENT_AVX512 inline void InOrder(__m512 even, __m512 odd, __m512* first, __m
   *second = _mm512_permutex2var_ps(even, high, odd);
 }
 
+// Decode, for all 64 columns of a tile.
+EFFICIENT_AVX512 void Decode512(const Problem& p, int64_t k0, int64_t k1, int64_t n0, float* tile) {
+  const __m512 table = _mm512_loadu_ps(p.table);  // of 4-bit codes all
+  for (int64_t k = k0; k < k1; ++k) {
+    const int64_t g = k / p.group;
+    const float* scale = p.scale + g * (p.scale_stride ? p.n : 1);
+    const float* shift = p.shift ? p.shift + g * (p.shift_stride ? p.n : 1) : nullptr;
+    float* row = tile + (k - k0) * kColumns;
+    __m512 numbers[4];
+    if (p.bits == 4) {
+      const uint8_t* codes = p.codes + k * p.pitch + n0 / 2;
+      for (int c = 0; c < 2; ++c) {
+        const __m512i pair =
+            _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 16 * c)));
+        InOrder(_mm512_permutexvar_ps(pair, table),
+                _mm512_permutexvar_ps(_mm512_srli_epi32(pair, 4), table), &numbers[2 * c],
+                &numbers[2 * c + 1]);
+      }
+    } else {
+      const uint8_t* codes = p.codes + k * p.pitch + n0;
+      for (int c = 0; c < 4; ++c) {
+        const __m512i own =
+            _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 16 * c)));
+        numbers[c] = _mm512_i32gather_ps(own, p.table, 4);
+      }
+    }
+    for (int c = 0; c < 4; ++c) {
+      const int64_t n = n0 + 16 * c;
+      if (shift)
+        numbers[c] = _mm512_sub_ps(numbers[c], p.shift_stride ? _mm512_loadu_ps(shift + n)
+                                                              : _mm512_set1_ps(shift[0]));
+      const __m512 by = p.scale_stride ? _mm512_loadu_ps(scale + n) : _mm512_set1_ps(scale[0]);
+      _mm512_storeu_ps(row + 16 * c, _mm512_mul_ps(numbers[c], by));
+    }
+  }
+}
+
 // Few rows, 4 bits: y[m0.., n0 .. n0 + 128] of R rows; all 128 columns are there.
 template <int R>
 EFFICIENT_AVX512 void FewRows4(const Problem& p, int64_t m0, int64_t n0, const float* x_sums) {
@@ -196,13 +233,18 @@ void Tiled(const Problem& p, int64_t m0, int64_t m1, int64_t n0, int64_t n1, boo
   std::vector<float> tile(kRows * kColumns), acc((m1 - m0) * kColumns, 0.0f);
   for (int64_t k0 = 0; k0 < p.k; k0 += kRows) {
     const int64_t k1 = std::min(p.k, k0 + kRows);
-    Decode(p, k0, k1, n0, n1 - n0, tile.data());
 #if EFFICIENT_X86
     if (wide) {
+      if (n1 - n0 == kColumns) {
+        Decode512(p, k0, k1, n0, tile.data());
+      } else {
+        Decode(p, k0, k1, n0, n1 - n0, tile.data());
+      }
       Multiply512(p, m0, m1 - m0, k0, k1, tile.data(), acc.data());
       continue;
     }
 #endif
+    Decode(p, k0, k1, n0, n1 - n0, tile.data());
     MultiplyAny(p, m0, m1 - m0, k0, k1, tile.data(), acc.data());
   }
   for (int64_t m = m0; m < m1; ++m)
