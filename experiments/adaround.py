@@ -10,6 +10,10 @@ Ours is the lab VGG at an eighth of its width on a part of Fashion-MNIST, its no
 have one scale a channel, activations stay as they are. Each layer is solved alone, from the statistics of the
 calibration images in the dense network. The error of a layer is that of its output, |X (W' - W)|^2, over what
 the nearest rounding makes; its mean over layers is geometric. Cost: some 6 minutes.
+
+Seen: at 4 bits a layer errs by a fifth to a quarter of the nearest's under GPTQ and AdaRound alike; at 3 bits
+they lose 1.6 and 1.2 points where the nearest loses 7, at 2 bits all collapse, AdaRound least. GPTQ's gain at
+3 bits (5.7 points) is not beyond two standard errors of three seeds.
 """
 
 import dataclasses

@@ -11,6 +11,10 @@ Ours is the lab VGG at an eighth of its width on a part of Fashion-MNIST; all la
 last have 80 % zeros, 3-bit weights with one scale a channel, or half their rank. Every arm is a `chain` and
 is trained on from the dense network for as long as the baseline. The teacher is the dense network itself.
 Bits a weight are the entropy of what is stored, zeros as a bitmap. Cost: some 15 minutes.
+
+Seen: sparse training in few bits keeps every zero and is two points above rounding the pruned network;
+pruning first is a point above quantizing first; a teacher adds 0.7 points; 82.7 % are left at 1.2 bits a
+weight, 83.4 % with a teacher, of 85.9.
 """
 
 import dataclasses

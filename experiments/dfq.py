@@ -11,6 +11,9 @@ photographs, other ones at each seed, so the measures are dB of the logits and a
 float32 network, not accuracy. Weights are rounded, activations are not. High biases are not absorbed. Bias
 correction is the empirical kind, from cuts that are not compared. Cost: some 5 minutes; it needs the
 checkpoint (`efficient.models.download_efficientnet_lite0()`) and scikit-learn.
+
+Seen: one scale a tensor is 12 dB below one a channel in the logits; equalization takes two thirds of that
+back, and with biases corrected it is above a scale a channel.
 """
 
 import dataclasses

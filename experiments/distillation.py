@@ -11,6 +11,9 @@ The teacher has 288,000 params and is trained on 40,000 images of Fashion-MNIST,
 them, other ones at each seed, with their labels, and what the teacher makes of them. Features are tapped by
 path from both networks as they stand. The weights of the losses were chosen on a seed that is not judged:
 attention's is a twentieth of its authors', relations' are the paper's for embeddings. Cost: some 25 minutes.
+
+Seen: the teacher's logits add 1.3 points at T = 2, the best, and 0.5 at T = 4; two peers add 0.6 to each
+other. Attention, hints, relations and the own last generation are level with labels.
 """
 
 import dataclasses

@@ -13,6 +13,9 @@ packed leaves, scales and filling included: few of the channel counts divide by 
 they are above the nominal ones, which are measured on a 2048 x 2048 matrix. Beside them stands what the
 whole network's logits lose on cuts of two photographs, other ones at each seed. Cost: some 6 minutes; it
 needs the checkpoint (`efficient.models.download_efficientnet_lite0()`) and scikit-learn.
+
+Seen: the papers' orders hold. At 4 bits MXFP4, NF4, NVFP4 and VS-Quant lie within 2.2 dB of each other; none
+keeps this network's classes without training (58 % at best, affine groups of 64).
 """
 
 import dataclasses

@@ -9,6 +9,9 @@ Ours is the lab VGG at an eighth of its width on a part of Fashion-MNIST, traine
 normalizations folded, its ranges the least and the largest of the calibration images. Nothing is trained
 afterwards. Every operation is compared with the same one on real numbers, rounded where tensors are, given
 the same int8 inputs. Cost: some 4 minutes.
+
+Seen: in int8 it loses 0.03 points, no operation is more than a step from real numbers, and weights take a
+quarter of the bytes; in 4 bits it loses two points.
 """
 
 import dataclasses

@@ -9,6 +9,11 @@ loses next to nothing, and is better than one a tensor; Migacz, 2017: ranges of 
 Ours is the lab VGG at an eighth of its width on a part of Fashion-MNIST, its normalizations folded; nothing
 is trained afterwards. Weights are rounded alone, then inputs alone (of every layer, one range each, from the
 calibration images; none is negative, and grids start at zero). Cost: some 6 minutes.
+
+Seen: at 8 bits the range hardly matters; at 3 bits clipping at the least squared error is worth 3 points for
+weights and 6 for inputs. KL, made for activations, is wrong for the few weights of a channel (6 points lost
+at 8 bits). OCTAV is 0.09 dB below a search of 64 ranges. A scale a channel is 1.7 dB above one a tensor at 4
+bits, not beyond two standard errors.
 """
 
 import dataclasses

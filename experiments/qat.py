@@ -10,6 +10,9 @@ epochs with weights and inputs of all layers but the first and the last in so ma
 better of the dense network and the same trained as much longer. PACT has DoReFa's weights, as in its paper,
 and bounds that start at 3. Rounding afterwards takes the ranges of least squared error, and none of the
 normalizations' statistics is taken anew. Cost: some 15 minutes.
+
+Seen: LSQ and PACT are level at 3 bits and 2.2 and 2.9 points below dense at 2; DoReFa is 2.5 points below
+PACT; steps from the least to the largest weight cost ten points at 2 bits, rounding afterwards 46.
 """
 
 import dataclasses
