@@ -288,20 +288,33 @@ def tables(record: Any) -> list[Any]:
 
 
 def figures(record: Any) -> dict[str, Any]:
-    """Accuracy against bits a weight."""
+    """Bits a weight and accuracy, a row a stack; what collapsed is written at the edge."""
     from experiments.frame import style
 
-    figure, axes = style.figure(width=8.0, height=4.8)
-    for name in record.metrics:
-        if name.startswith("untuned") or name == "baseline":
-            continue
-        x, y = (average(record.metrics, name, metric) for metric in ("bits", "accuracy"))
-        is_taught = name.endswith("distil")
-        axes.plot([x], [y], "^" if is_taught else "o", color=style.BASELINE)
-        axes.annotate(name, (x, y), textcoords="offset points", xytext=(5, -3), fontsize=7)
-    axes.axhline(average(record.metrics, "baseline", "accuracy"), color=style.BASELINE, linewidth=1)
-    axes.set_xscale("log", base=2)
-    axes.set(xlabel="bits a weight, entropy", ylabel="test accuracy, %", title="Stacks of methods")
+    def value(name: str, metric: str = "accuracy") -> float:
+        return average(record.metrics, name, metric)
+
+    dense = value("baseline")
+    names = [n for n in record.metrics if n != "baseline" and "." not in n and not n.endswith("+distil")]
+    names.sort(key=lambda name: value(name, "bits"), reverse=True)
+    shown = [value(n) for n in record.metrics if n != "baseline" and "." not in n and value(n) > dense - 20]
+    least = min([*shown, dense]) - 1
+    figure, (left, right) = style.figure(columns=2, width=9.0, height=4.2, sharey=True)
+    left.plot([value(name, "bits") for name in names], names, "o", color=style.BASELINE)
+    left.set_xscale("log", base=2)
+    left.set(xlabel="bits a weight, entropy", title="Stacks of methods")
+    left.xaxis.set_major_formatter("{x:g}")
+    for suffix, mark, label in (("", "o", "trained on labels"), ("+distil", "^", "with a teacher")):
+        rows = [(value(name + suffix), name) for name in names if name + suffix in record.metrics]
+        kept = [row for row in rows if row[0] >= least]
+        right.plot(*zip(*kept, strict=True), mark, alpha=0.8, label=label) if kept else None
+        for accuracy, name in rows:
+            if accuracy < least:
+                right.text(least, name, f"\u2190 {accuracy:.0f}", va="center", fontsize=8, color=style.BASELINE)
+    right.set_xlim(least, dense + 0.5)
+    right.axvline(dense, color=style.BASELINE, linewidth=1, label="dense")
+    right.set(xlabel="test accuracy, %")
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
     return {"stacks": figure}
 
 

@@ -247,18 +247,22 @@ def tables(record: Any) -> list[Any]:
 
 
 def figures(record: Any) -> dict[str, Any]:
-    """Error against bits."""
+    """Bits and error, a row a format; the line is what uniform numbers gain by a bit."""
     from experiments.frame import style
 
-    figure, axes = style.figure(width=8.4, height=5.2)
-    for name in record.config["formats"]:
-        x, y = (average(record.metrics, name, metric) for metric in ("matrix_bits", "weight_sqnr"))
-        axes.plot([x], [y], "o", color=style.BASELINE)
-        axes.annotate(name, (x, y), textcoords="offset points", xytext=(5, -3), fontsize=7)
-    bits = np.linspace(1, 8.3, 2)
-    axes.plot(bits, 6.02 * bits, color=style.BASELINE, linewidth=0.8, linestyle=":", label="6.02 dB a bit")
-    axes.set(xlabel="bits a weight, of a large matrix", ylabel="SQNR of weights, dB", title="Formats")
-    axes.legend(loc="upper left")
+    def value(name: str, metric: str) -> float:
+        return average(record.metrics, name, metric)
+
+    names = sorted(record.config["formats"], key=lambda name: value(name, "matrix_bits"), reverse=True)
+    bits = [value(name, "matrix_bits") for name in names]
+    figure, (left, right) = style.figure(columns=2, width=9.0, height=5.6, sharey=True)
+    left.plot(bits, names, "o", color=style.BASELINE)
+    left.set(xlabel="bits a weight, of a large matrix", title="Formats", xlim=(0, None))
+    right.plot(6.02 * np.asarray(bits), names, color=style.BASELINE, linestyle=":", label="6.02 dB a bit")
+    right.plot([value(name, "weight_sqnr") for name in names], names, "o", label="weights")
+    right.plot([value(name, "sqnr") for name in names], names, "^", alpha=0.8, label="logits")
+    right.set(xlabel="SQNR, dB")
+    right.legend(loc="upper right")
     return {"formats": figure}
 
 

@@ -9,7 +9,10 @@ Ours is the lab's VGG at an eighth of its width on a part of Fashion-MNIST, trai
 lab, all kernels share values by layer, a shared value is the mean of its cluster's weights after every step
 (`cluster_means`), and statistics of normalizations go on being taken. Beside it stands Deep Compression's
 rule, which trains shared values by the sum of their gradients (`codebook`). The baseline is the better of the
-dense network and the same trained as much longer. Cost: some 8 minutes.
+dense network and the same trained as much longer. Cost: some 13 minutes.
+
+Seen: k-means at 8 bits loses nothing, at 4 bits 0.35 points and at 2 bits 2.8 once the centroids are trained;
+int8 after folding loses 0.03. Untrained, 2 bits lose 11 points, no collapse as on the lab's deeper VGG.
 """
 
 import dataclasses

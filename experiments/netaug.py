@@ -11,6 +11,9 @@ axis of a network three times as wide, and each step adds the loss of one of fou
 one has 316,000 params, augmented to one and a half times its width. Both are trained on a part of
 Fashion-MNIST for as many steps as without augmentation. (A first run with a third of the tiny network's steps
 and rate left it far from what it can learn, 74 %, and showed nothing.) Cost: some 15 minutes.
+
+Seen: dropout takes 1.7 points from the tiny network and 0.3 from the large one; augmentation leaves both
+level (0.1 points for the tiny one, with one seed 1.6 above and two below).
 """
 
 import dataclasses
