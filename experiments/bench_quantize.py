@@ -6,6 +6,9 @@ Steps are timed as in `bench_step`: arms in turn, the median of the ratios withi
 inputs in 8 bits on ResNet-20: at most 1.3. GPTQ runs over all 54 layers of ResNet-50 (25.5 million weights,
 drawn; Gram matrices of drawn images), layer by layer; what is compiled is compiled once for each shape of
 layer. Memory is the largest resident size of the process, before and after.
+
+Seen: steps in 8 bits take what plain ones take (1.01); GPTQ takes 40 seconds for the 54 layers and 2.3 GB
+above the model.
 """
 
 import dataclasses
