@@ -62,7 +62,7 @@ def library(source: Path, *, flags: tuple[str, ...] = FLAGS) -> Path:
     made_of = [*sorted(HERE.glob("*.h")), source]
     parts = [path.read_bytes() for path in made_of]
     parts += [repr((flags, version, sys.platform, jax.lib.__version__)).encode()]
-    name = f"{source.parent.name}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
+    name = f"{source.parent.name}-{source.stem}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
     target = cache_folder() / name
     if target.is_file():
         return target

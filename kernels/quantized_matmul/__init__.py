@@ -1,6 +1,7 @@
-"""x W with W as packed codes: `quantized_matmul`."""
+"""x W with W as packed codes: `quantized_matmul`; with x rounded to 8 bits too: `int8_matmul`."""
 
+from efficient.kernels.quantized_matmul.int8 import int8_matmul, int8_reference
 from efficient.kernels.quantized_matmul.matmul import quantized_matmul
 from efficient.kernels.quantized_matmul.reference import reference
 
-__all__ = ["quantized_matmul", "reference"]
+__all__ = ["int8_matmul", "int8_reference", "quantized_matmul", "reference"]

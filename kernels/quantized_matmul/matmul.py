@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from efficient.kernels.native import registered
+from efficient.kernels.quantized_matmul.arguments import checked_group, picked
 from efficient.kernels.quantized_matmul.reference import decoded, reference
 from jaxtyping import Array, Float, Num, UInt8
 
-IMPLEMENTATIONS = ("reference", "cpu", "cpu_portable")
 TARGET = "efficient_quantized_matmul"
+SYMBOL = "EfficientQuantizedMatmul"
+NATIVES = {"cpu": 0, "cpu_portable": 1}  # and what C++ knows them by
 SOURCE = Path(__file__).parent / "cpu.cc"
 
 
@@ -47,24 +48,13 @@ def quantized_matmul(
       NotImplementedError: an implementation that is not to be had here.
     """
     bits = _bits(table)
-    rows = codes.shape[0] if codes.ndim == 2 else -1
-    group = group or max(rows, 1)
-    runs = -(-rows // group) if group > 0 else -1
-    want = (-(-columns // 2) if bits == 4 else columns) if columns > 0 else -1
-    if x.ndim < 1 or group < 1 or codes.shape != (x.shape[-1], want):
-        raise ValueError(
-            f"codes must be a row for each of {x.shape[-1:]} of x, bytes of {columns} columns, and group "
-            f"from 0, got {codes.shape} and {group}; pack along the columns."
-        )
-    for name, values in (("scale", scale), ("shift", shift)):
-        if values is not None and values.shape not in ((runs, columns), (runs, 1)):
-            raise ValueError(
-                f"{name} must be [{runs} runs of {group} rows, {columns} columns or 1], got {values.shape}."
-            )
+    group = checked_group(x, codes, scale, shift, bits=bits, columns=columns, group=group)
     flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     shift = None if shift is None else shift.astype(jnp.float32)
     args = (flat, codes, table.astype(jnp.float32), scale.astype(jnp.float32), shift)
-    out = _differentiable(*args, bits, group, columns, _picked(implementation))
+    out = _differentiable(
+        *args, bits, group, columns, picked(implementation, NATIVES, SOURCE, SYMBOL, TARGET)
+    )
     return out.reshape(*x.shape[:-1], columns).astype(x.dtype)
 
 
@@ -77,22 +67,6 @@ def _bits(table: Array) -> int:
     if table.shape not in ((16,), (256,)):
         raise ValueError(f"table must have 16 or 256 numbers, one a code, got {table.shape}; fill it up.")
     return 4 if table.shape == (16,) else 8
-
-
-def _picked(implementation: str | None) -> str:
-    """The tier; `auto` is decided where the program is lowered."""
-    if implementation is None:
-        return "auto" if registered(SOURCE, "EfficientQuantizedMatmul", TARGET) else "reference"
-    if implementation not in IMPLEMENTATIONS:
-        raise NotImplementedError(
-            f"implementation must be reference, cpu or cpu_portable, got {implementation!r}; leave it out."
-        )
-    if implementation != "reference" and not registered(SOURCE, "EfficientQuantizedMatmul", TARGET):
-        raise NotImplementedError(
-            f"implementation must be one that this machine has, got {implementation!r}, for which nothing "
-            "could be compiled; install g++."
-        )
-    return implementation
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7, 8))
@@ -117,7 +91,7 @@ def _native(
         TARGET, jax.ShapeDtypeStruct((x.shape[0], columns), jnp.float32), vmap_method="sequential"
     )
     empty = jnp.zeros((0, 0), jnp.float32) if shift is None else shift
-    return call(x, codes, table, scale, empty, bits=bits, group=group, tier=int(tier == "cpu_portable"))
+    return call(x, codes, table, scale, empty, bits=bits, group=group, tier=NATIVES.get(tier, 0))
 
 
 def _forward(x: Any, codes: Any, table: Any, scale: Any, shift: Any, *static: Any) -> Any:

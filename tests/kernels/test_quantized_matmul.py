@@ -1,7 +1,6 @@
 """Quantized matmul: every tier gives the reference's numbers, on real shapes and ragged ones."""
 
 import itertools
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,53 +8,21 @@ import numpy as np
 import pytest
 from efficient.kernels import native
 from efficient.kernels.quantized_matmul import quantized_matmul
-from efficient.kernels.quantized_matmul.matmul import SOURCE, TARGET
+from efficient.kernels.quantized_matmul.matmul import SOURCE, SYMBOL, TARGET
 
 from efficient.quantize import quantizers
 from efficient.quantize.blocks import group as blocks_of
-
-HAS_COMPILER = any(shutil.which(name) for name in native.COMPILERS)
-needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="there is no C++ compiler")
-TIERS = [
-    "reference",
-    pytest.param("cpu", marks=needs_compiler),
-    pytest.param("cpu_portable", marks=needs_compiler),
-]
-# Rows of x, rows and columns of W: SmolLM2-135M, LeNet's, and what divides by nothing.
-SHAPES = [
-    (1, 576, 1536), (3, 800, 500), (17, 576, 192), (1, 31, 129), (8, 33, 257), (9, 130, 65), (200, 65, 63),
-    (1, 1, 1), (2, 3, 128),
-]  # fmt: skip
-
-
-def problem(m, k, n, *, bits, group, has_shift, by_column=True, seed=0):
-    """Arguments drawn at random."""
-    draw = np.random.default_rng(seed)
-    runs, wide = -(-k // (group or k)), n if by_column else 1
-    p = {
-        "x": draw.normal(size=(m, k)).astype(np.float32),
-        "codes": draw.integers(0, 256, (k, -(-n // 2) if bits == 4 else n)).astype(np.uint8),
-        "table": draw.normal(size=2**bits).astype(np.float32),
-        "scale": draw.uniform(0.5, 2, (runs, wide)).astype(np.float32),
-        "shift": draw.normal(size=(runs, wide)).astype(np.float32) if has_shift else None,
-        "columns": n,
-        "group": group,
-    }  # fmt: skip
-    return {name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in p.items()}
+from tests.kernels.packed_cases import SHAPES, TIERS, by_row, needs_compiler, numbers_of, problem
 
 
 def exact(x, codes, table, scale, shift, columns, group):
     """In float64, by indices alone; and what the rounding of sums may come to."""
-    x, codes, table, scale = (np.asarray(a) for a in (x, codes, table, scale))
-    shift = None if shift is None else np.asarray(shift)
+    x, table = np.asarray(x), np.asarray(table, np.float64)
     k = x.shape[1]
-    if len(table) == 16:
-        codes = np.stack([codes & 15, codes >> 4], -1).reshape(k, -1)[:, :columns]
-    run = np.arange(k) // (group or k)
-    full = lambda a: np.broadcast_to(a, (a.shape[0], columns))[run].astype(np.float64)  # noqa: E731
-    numbers = table.astype(np.float64)[codes]
-    weights = (numbers - (0 if shift is None else full(shift))) * full(scale)
-    size = (np.abs(numbers) + (0 if shift is None else np.abs(full(shift)))) * full(scale)
+    numbers = table[numbers_of(codes, 4 if len(table) == 16 else 8, columns)]
+    scale = by_row(scale, k, columns, group)
+    shift = 0 if shift is None else by_row(shift, k, columns, group)
+    weights, size = (numbers - shift) * scale, (np.abs(numbers) + np.abs(shift)) * scale
     x = x.astype(np.float64)
     return x @ weights, (k + 8) * 2.0**-24 * (np.abs(x) @ size)  # each product and sum rounded once
 
@@ -135,7 +102,7 @@ def test_what_does_not_go_together_is_refused(change, message):
 
 
 def test_an_unknown_implementation_is_refused():
-    with pytest.raises(NotImplementedError, match="reference, cpu or cpu_portable"):
+    with pytest.raises(NotImplementedError, match="reference, cpu, cpu_portable, got"):
         quantized_matmul(**problem(2, 4, 8, bits=4, group=0, has_shift=False), implementation="tpu")
 
 
@@ -150,7 +117,7 @@ def test_an_unknown_implementation_is_refused():
 )  # fmt: skip
 def test_the_handler_itself_refuses_forged_arguments(change):
     """Whatever calls the target, shapes are checked before any memory is read."""
-    assert native.registered(SOURCE, "EfficientQuantizedMatmul", TARGET)
+    assert native.registered(SOURCE, SYMBOL, TARGET)
     columns, k = change.get("columns", 8), change.get("rows", 4)
     x = jnp.ones((2, 4) if "rank" not in change else (1, 2, 4))
     table, scale = jnp.zeros(change.get("table", 16)), jnp.ones((change.get("runs", 1), 8))

@@ -1,0 +1,51 @@
+"""What kernels of packed codes are tried on: tiers, shapes, arguments drawn at random."""
+
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from efficient.kernels import native
+
+HAS_COMPILER = any(shutil.which(name) for name in native.COMPILERS)
+needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="there is no C++ compiler")
+TIERS = [
+    "reference",
+    pytest.param("cpu", marks=needs_compiler),
+    pytest.param("cpu_portable", marks=needs_compiler),
+]
+# Rows of x, rows and columns of W: SmolLM2-135M, LeNet's, and what divides by nothing.
+SHAPES = [
+    (1, 576, 1536), (3, 800, 500), (17, 576, 192), (1, 31, 129), (8, 33, 257), (9, 130, 65), (200, 65, 63),
+    (1, 1, 1), (2, 3, 128),
+]  # fmt: skip
+
+
+def problem(m, k, n, *, bits, group, has_shift, by_column=True, seed=0):
+    """Arguments drawn at random."""
+    draw = np.random.default_rng(seed)
+    runs, wide = -(-k // (group or k)), n if by_column else 1
+    p = {
+        "x": draw.normal(size=(m, k)).astype(np.float32),
+        "codes": draw.integers(0, 256, (k, -(-n // 2) if bits == 4 else n)).astype(np.uint8),
+        "table": draw.normal(size=2**bits).astype(np.float32),
+        "scale": draw.uniform(0.5, 2, (runs, wide)).astype(np.float32),
+        "shift": draw.normal(size=(runs, wide)).astype(np.float32) if has_shift else None,
+        "columns": n,
+        "group": group,
+    }  # fmt: skip
+    return {name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in p.items()}
+
+
+def numbers_of(codes, bits, columns):
+    """Codes as they were packed, [k, columns]."""
+    codes = np.asarray(codes)
+    if bits == 8:
+        return codes
+    return np.stack([codes & 15, codes >> 4], -1).reshape(len(codes), -1)[:, :columns]
+
+
+def by_row(values, rows, columns, group):
+    """A number of each run of rows, at every row and column, in float64."""
+    whole = np.broadcast_to(np.asarray(values, np.float64), (len(values), columns))
+    return whole[np.arange(rows) // (group or rows)]
