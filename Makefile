@@ -27,6 +27,7 @@ bench: $(SETUP)
 	$(BIN)/python -m experiments.bench_step
 	$(BIN)/python -m experiments.bench_shrink
 	$(BIN)/python -m experiments.bench_quantize
+	$(BIN)/python -m experiments.bench_kernels
 
 ledger: $(SETUP)
 	$(BIN)/python -m experiments.ledger

@@ -310,7 +310,8 @@ def figures(record: Any) -> dict[str, Any]:
         right.plot(*zip(*kept, strict=True), mark, alpha=0.8, label=label) if kept else None
         for accuracy, name in rows:
             if accuracy < least:
-                right.text(least, name, f"\u2190 {accuracy:.0f}", va="center", fontsize=8, color=style.BASELINE)
+                where = {"va": "center", "fontsize": 8, "color": style.BASELINE}
+                right.text(least, name, f"\u2190 {accuracy:.0f}", **where)
     right.set_xlim(least, dense + 0.5)
     right.axvline(dense, color=style.BASELINE, linewidth=1, label="dense")
     right.set(xlabel="test accuracy, %")
