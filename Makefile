@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
 
-.PHONY: setup reproduce test lint types bench ledger clean
+.PHONY: setup reproduce test lint types bench sanitize ledger clean
 
 setup: $(SETUP)
 
@@ -28,6 +28,12 @@ bench: $(SETUP)
 	$(BIN)/python -m experiments.bench_shrink
 	$(BIN)/python -m experiments.bench_quantize
 	$(BIN)/python -m experiments.bench_kernels
+
+# The kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer: a wrong access ends them.
+sanitize: $(SETUP)
+	EFFICIENT_CXXFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -q tests/kernels -k "not without_a_compiler and not said"
 
 ledger: $(SETUP)
 	$(BIN)/python -m experiments.ledger

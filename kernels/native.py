@@ -1,8 +1,8 @@
 """Native: C++ compiled once for this machine, kept by the hash of what made it, and called through `jax.ffi`.
 
-The compiler is $CXX, or c++, g++ or clang++ as found; XLA's headers ship with jaxlib. The library lies in
-$EFFICIENT_CACHE, or in `~/.cache/efficient`; one that is there is used as it is. Without a compiler there is
-one notice, and callers take their reference.
+The compiler is $CXX, or c++, g++ or clang++ as found, with $EFFICIENT_CXXFLAGS after its flags; XLA's headers
+ship with jaxlib. The library lies in $EFFICIENT_CACHE, or in `~/.cache/efficient`; one that is there is used as
+it is. Without a compiler there is one notice, and callers take their reference.
 """
 
 import ctypes
@@ -56,7 +56,7 @@ def library(source: Path, *, flags: tuple[str, ...] = FLAGS) -> Path:
     Raises:
       NoCompiler: there is no compiler, or it fails; the message has its last lines.
     """
-    tool = compiler()
+    tool, flags = compiler(), (*flags, *os.environ.get("EFFICIENT_CXXFLAGS", "").split())
     version = subprocess.run([tool, "--version"], capture_output=True, text=True, check=False).stdout
     include = [HERE, Path(jax.ffi.include_dir())]
     made_of = [*sorted(HERE.glob("*.h")), source]
