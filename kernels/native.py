@@ -1,8 +1,8 @@
 """Native: C++ compiled once for this machine, kept by the hash of what made it, and called through `jax.ffi`.
 
 The compiler is $CXX, or c++, g++ or clang++ as found, with $EFFICIENT_CXXFLAGS after its flags; XLA's headers
-ship with jaxlib. The library lies in $EFFICIENT_CACHE, or in `~/.cache/efficient`; one that is there is used as
-it is. Without a compiler there is one notice, and callers take their reference.
+ship with jaxlib. The library lies in $EFFICIENT_CACHE, or in `~/.cache/efficient`; one that is there is used
+as it is. Without a compiler there is one notice, and callers take their reference.
 """
 
 import ctypes
