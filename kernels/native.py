@@ -18,7 +18,7 @@ from pathlib import Path
 
 import jax
 
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-DNDEBUG")
+FLAGS = ("-w", "-O3", "-std=c++17", "-shared", "-fPIC", "-DNDEBUG")
 COMPILERS = ("c++", "g++", "clang++")
 HERE = Path(__file__).parent
 

@@ -13,12 +13,15 @@
 
 namespace efficient {
 
-// body(i) for each i in [0, count), each once, in any order. Never waits for a thread that has not begun: a
-// helper that comes after the caller is done finds the door closed and leaves, so that a full pool cannot
-// deadlock.
+constexpr int64_t kGrain = int64_t{1} << 20;  // multiplications that are worth waking a thread for
+
+// body(i) for each i in [0, count), each once, in any order; `work` is multiplications in all. Never waits for a
+// thread that has not begun: a helper that comes after the caller is done finds the door closed and leaves, so
+// that a full pool cannot deadlock.
 template <typename Body>
-void ParallelFor(xla::ffi::ThreadPool& pool, int64_t count, const Body& body) {
-  const int64_t helpers = std::min<int64_t>(count, pool.num_threads()) - 1;
+void ParallelFor(xla::ffi::ThreadPool& pool, int64_t count, int64_t work, const Body& body) {
+  const int64_t useful = std::min(count, work / kGrain + 1);
+  const int64_t helpers = std::min<int64_t>(useful, pool.num_threads()) - 1;
   if (helpers <= 0) {
     for (int64_t i = 0; i < count; ++i) body(i);
     return;
@@ -31,9 +34,9 @@ void ParallelFor(xla::ffi::ThreadPool& pool, int64_t count, const Body& body) {
     bool closed = false;
   };
   auto shared = std::make_shared<Shared>();
-  const Body* work = &body;
-  auto run = [count, work](Shared& s) {
-    for (int64_t i = s.next.fetch_add(1); i < count; i = s.next.fetch_add(1)) (*work)(i);
+  const Body* task = &body;
+  auto run = [count, task](Shared& s) {
+    for (int64_t i = s.next.fetch_add(1); i < count; i = s.next.fetch_add(1)) (*task)(i);
   };
   for (int64_t h = 0; h < helpers; ++h) {
     pool.Schedule([shared, run]() {

@@ -299,7 +299,7 @@ ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U
   if (wide && bits == 4 && p.m <= 8 && p.n >= 128) {
     const std::vector<float> sums = has_shift ? RunSums(p) : std::vector<float>();
     const int64_t blocks = p.n / 128;
-    efficient::ParallelFor(pool, blocks, [&](int64_t b) {
+    efficient::ParallelFor(pool, blocks, p.m * p.n * p.k, [&](int64_t b) {
       int64_t m = 0;
       for (; m + 2 <= p.m; m += 2) FewRows4<2>(p, m, 128 * b, sums.data());
       if (m < p.m) FewRows4<1>(p, m, 128 * b, sums.data());
@@ -309,7 +309,7 @@ ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U
   }
 #endif
   const int64_t across = (p.n + kColumns - 1) / kColumns, down = (p.m + kChunk - 1) / kChunk;
-  efficient::ParallelFor(pool, across * down, [&](int64_t i) {
+  efficient::ParallelFor(pool, across * down, p.m * p.n * p.k, [&](int64_t i) {
     const int64_t n0 = (i % across) * kColumns, m0 = (i / across) * kChunk;
     Tiled(p, m0, std::min(p.m, m0 + kChunk), n0, std::min(p.n, n0 + kColumns), wide);
   });
