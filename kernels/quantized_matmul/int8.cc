@@ -76,7 +76,8 @@ void Cut(Problem& p, int64_t group) {
   }
 }
 
-// One row of x to int8. A row that is not finite throughout gives nan throughout.
+// One row of x to int8. A row that is not finite throughout, or a step that is no positive normal number, gives
+// nan throughout.
 #if EFFICIENT_X86 && !defined(__clang__)
 __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
@@ -90,6 +91,7 @@ void RoundRow(Problem& p, int64_t m, const float* fixed) {
     top = size > top ? size : top;
   }
   const float step = fixed ? *fixed : std::max(top * (1.0f / 127.0f), std::numeric_limits<float>::min());
+  finite &= step >= std::numeric_limits<float>::min() && step <= std::numeric_limits<float>::max();
   p.steps[m] = finite ? step : std::numeric_limits<float>::quiet_NaN();
   if (!finite) return;  // values stay 0
   const float by = 1.0f / step;

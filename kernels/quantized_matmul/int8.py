@@ -33,6 +33,9 @@ def int8_matmul(
     Sums over runs of up to 256 rows are exact integers; scales are applied to them in float32. A row of x
     with an infinity or a nan gives nan throughout. The gradient goes to x as if it were not rounded.
 
+    Source: Jacob et al., 2018, arXiv:1712.05877, section 2.2 (products of integers), with a step for each row
+    as in Dettmers et al., LLM.int8(), 2022, arXiv:2208.07339. *Differs:* no column of x is kept in float.
+
     Args:
       x: any float; its rows are rounded to the nearest (ties to even) of -127 to 127 steps.
       codes: of 4 bits, two a byte along the columns, the first lowest, [k, ceil(columns / 2)]; or of 8,
@@ -42,8 +45,8 @@ def int8_matmul(
       bits: of a code, 4 or 8.
       columns: n.
       group: rows of a run, the last of which may be shorter; 0 is one run.
-      x_scale: the step of all of x, > 0 (static); None takes the largest absolute value of
-        each row / 127 (dynamic).
+      x_scale: the step of all of x (static); one that is no positive normal number gives nan.
+        None takes the largest absolute value of each row / 127 (dynamic).
       implementation: None picks; "cpu" wants the C++ kernel, "cpu_portable" the same without AVX-512,
         "cpu_vnni" without AMX.
 
@@ -65,13 +68,14 @@ def int8_matmul(
 def rounded(
     x: Float[Array, "m k"], step: Float[Array, "..."]
 ) -> tuple[Int[Array, "m k"], Float[Array, "m 1"]]:
-    """The integers of each row and their step; a row that is not finite has zeros and a step of nan."""
-    top = jnp.max(jnp.abs(x), axis=1, keepdims=True, initial=0)
-    is_finite = jnp.isfinite(top)
-    dynamic = jnp.maximum(top * jnp.float32(1 / 127), jnp.finfo(jnp.float32).tiny)
+    """The integers of each row and their step; where there can be none, zeros and a step of nan."""
+    top, tiny = jnp.max(jnp.abs(x), axis=1, keepdims=True, initial=0), jnp.finfo(jnp.float32).tiny
+    dynamic = jnp.maximum(top * jnp.float32(1 / 127), tiny)
     used = jnp.broadcast_to(step, top.shape) if step.size else dynamic
-    values = jnp.clip(jnp.round(jnp.where(is_finite, x, 0) * (1 / used)), -127, 127).astype(jnp.int32)
-    return values, jnp.where(is_finite, used, jnp.nan)
+    is_sound = jnp.isfinite(top) & jnp.isfinite(used) & (used >= tiny)
+    by = 1 / jnp.where(is_sound, used, 1)
+    values = jnp.clip(jnp.round(jnp.where(is_sound, x, 0) * by), -127, 127).astype(jnp.int32)
+    return values, jnp.where(is_sound, used, jnp.nan)
 
 
 def int8_reference(

@@ -74,6 +74,13 @@ def test_rows_of_zeros_and_rows_that_are_not_finite(tier):
 
 
 @pytest.mark.parametrize("tier", TIERS)
+def test_a_step_that_is_none_gives_nan(tier):
+    p = integers(2, 8, 6, bits=8, group=0, has_shift=False)
+    for step in (0.0, -1.0, np.inf, np.nan, 1e-40):
+        assert np.isnan(int8_matmul(**p, x_scale=jnp.float32(step), implementation=tier)).all(), step
+
+
+@pytest.mark.parametrize("tier", TIERS)
 def test_under_jit_grad_vmap_and_scan(tier):
     p = integers(4, 40, 130, bits=4, group=16, has_shift=True)
     x = p.pop("x")
