@@ -58,8 +58,8 @@ def library(source: Path, *, flags: tuple[str, ...] = FLAGS) -> Path:
     """
     tool, flags = compiler(), (*flags, *os.environ.get("EFFICIENT_CXXFLAGS", "").split())
     version = subprocess.run([tool, "--version"], capture_output=True, text=True, check=False).stdout
-    include = [HERE, Path(jax.ffi.include_dir())]
-    made_of = [*sorted(HERE.glob("*.h")), source]
+    include = [HERE, source.parent, Path(jax.ffi.include_dir())]
+    made_of = [*sorted(HERE.glob("*.h")), *sorted(source.parent.glob("*.h")), source]
     parts = [path.read_bytes() for path in made_of]
     parts += [repr((flags, version, sys.platform, jax.lib.__version__)).encode()]
     name = f"{source.parent.name}-{source.stem}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"

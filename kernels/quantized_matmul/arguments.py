@@ -1,9 +1,10 @@
 """What both products take: their shapes checked before any compute, and the tier that is used."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from efficient.kernels.native import registered
 
 
@@ -51,3 +52,12 @@ def picked(
             "could be compiled; install g++."
         )
     return implementation
+
+
+def by_tier(tier: str, plain: Callable[..., Any], native: Callable[..., Any], *args: Any) -> Any:
+    """The reference's result or the C++ kernel's; `auto` is the latter where the program runs on a CPU."""
+    if tier == "reference":
+        return plain(*args)
+    if tier != "auto":
+        return native(*args)
+    return jax.lax.platform_dependent(*args, cpu=native, default=plain)

@@ -16,28 +16,21 @@
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
-
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define EFFICIENT_X86 1
-#include <immintrin.h>
-#endif
 
 namespace ffi = xla::ffi;
 
 namespace {
 
-struct Problem {
+struct Problem : efficient::Sizes {
   const float* x;
   const uint8_t* codes;
   const float* table;
   const float* scale;
   const float* shift;  // nullptr: none
   float* y;
-  int64_t m, k, n, pitch;  // pitch: bytes of a row of codes
-  int64_t group;
-  int64_t scale_stride, shift_stride;  // 0: one number a run of rows
   int bits;
 };
 
@@ -260,35 +253,16 @@ std::vector<float> RunSums(const Problem& p) {
   return sums;
 }
 
-ffi::Error Refused(const std::string& what) { return ffi::Error::InvalidArgument("quantized_matmul: " + what); }
-
-// Of a [G, N or 1] argument, whether it has a number a column.
-bool Fits(const ffi::Buffer<ffi::F32>& buffer, int64_t groups, int64_t n, int64_t* stride) {
-  const auto d = buffer.dimensions();
-  if (d.size() != 2 || d[0] != groups || (d[1] != n && d[1] != 1)) return false;
-  *stride = d[1] == n ? 1 : 0;
-  return true;
-}
-
 ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U8> codes,
                ffi::Buffer<ffi::F32> table, ffi::Buffer<ffi::F32> scale, ffi::Buffer<ffi::F32> shift,
                ffi::ResultBuffer<ffi::F32> y, int64_t bits, int64_t group, int64_t tier) {
-  const auto dx = x.dimensions(), dc = codes.dimensions(), dy = y->dimensions();
-  if (dx.size() != 2 || dc.size() != 2 || dy.size() != 2) return Refused("x, codes and y must have two axes");
   Problem p{};
-  p.m = dx[0], p.k = dx[1], p.n = dy[1], p.pitch = dc[1], p.group = group, p.bits = static_cast<int>(bits);
-  if (bits != 4 && bits != 8) return Refused("bits must be 4 or 8, got " + std::to_string(bits));
-  if (group < 1) return Refused("group must be from 1, got " + std::to_string(group));
-  p.group = group = std::min(group, std::max<int64_t>(p.k, 1));  // sums with it cannot overflow
-  if (dy[0] != p.m || dc[0] != p.k || p.pitch != (bits == 4 ? (p.n + 1) / 2 : p.n))
-    return Refused("shapes of x, codes and y must go together");
+  const std::string broken = efficient::Checked(x, codes, scale, shift, *y, bits, group, &p);
+  if (!broken.empty()) return ffi::Error::InvalidArgument("quantized_matmul: " + broken);
   if (static_cast<int64_t>(table.element_count()) != (bits == 4 ? 16 : 256))
-    return Refused("table must have a number for each code");
-  const int64_t groups = (p.k + group - 1) / group;
-  if (!Fits(scale, groups, p.n, &p.scale_stride)) return Refused("scale must be [runs of rows, columns or 1]");
+    return ffi::Error::InvalidArgument("quantized_matmul: table must have a number for each code");
   const bool has_shift = shift.element_count() > 0;
-  if (has_shift && !Fits(shift, groups, p.n, &p.shift_stride))
-    return Refused("shift must be [runs of rows, columns or 1], or empty");
+  p.bits = static_cast<int>(bits);
   p.x = x.typed_data(), p.codes = codes.typed_data(), p.table = table.typed_data();
   p.scale = scale.typed_data(), p.shift = has_shift ? shift.typed_data() : nullptr, p.y = y->typed_data();
   if (p.m == 0 || p.n == 0) return ffi::Error::Success();

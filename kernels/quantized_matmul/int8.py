@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from efficient.kernels.quantized_matmul.arguments import checked_group, picked
+from efficient.kernels.quantized_matmul.arguments import by_tier, checked_group, picked
 from efficient.kernels.quantized_matmul.reference import decoded
 from jaxtyping import Array, Float, Int, Num, UInt8
 
@@ -109,12 +109,8 @@ def _differentiable(
 ) -> Any:
     """The product; its gradient goes to x."""
     plain = functools.partial(int8_reference, bits=bits, group=group, columns=columns)
-    if tier == "reference":
-        return plain(x, codes, scale, shift, step)
     native = functools.partial(_native, bits=bits, group=group, columns=columns, tier=tier)
-    if tier != "auto":
-        return native(x, codes, scale, shift, step)
-    return jax.lax.platform_dependent(x, codes, scale, shift, step, cpu=native, default=plain)
+    return by_tier(tier, plain, native, x, codes, scale, shift, step)
 
 
 def _native(

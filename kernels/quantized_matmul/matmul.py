@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from efficient.kernels.quantized_matmul.arguments import checked_group, picked
+from efficient.kernels.quantized_matmul.arguments import by_tier, checked_group, picked
 from efficient.kernels.quantized_matmul.reference import decoded, reference
 from jaxtyping import Array, Float, Num, UInt8
 
@@ -75,12 +75,8 @@ def _differentiable(
 ) -> Any:
     """The product; its gradient goes to x."""
     plain = functools.partial(reference, bits=bits, group=group, columns=columns)
-    if tier == "reference":
-        return plain(x, codes, table, scale, shift)
     native = functools.partial(_native, bits=bits, group=group, columns=columns, tier=tier)
-    if tier != "auto":
-        return native(x, codes, table, scale, shift)
-    return jax.lax.platform_dependent(x, codes, table, scale, shift, cpu=native, default=plain)
+    return by_tier(tier, plain, native, x, codes, table, scale, shift)
 
 
 def _native(

@@ -1,0 +1,260 @@
+// A product in 8-bit integers by AVX-512 VNNI: codes turned in registers, multiplied four rows of W at once.
+#ifndef EFFICIENT_QUANTIZED_MATMUL_INT8_VNNI_H_
+#define EFFICIENT_QUANTIZED_MATMUL_INT8_VNNI_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "int8_problem.h"
+
+#if EFFICIENT_X86
+
+namespace efficient {
+
+#define EFFICIENT_VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+
+inline bool HasVnni() {
+  static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                          __builtin_cpu_supports("avx512vnni");
+  return has;
+}
+
+// A block is 64 bytes of a row of codes: V registers of 16 columns each. Where r is a register's number and
+// (lane, i) a place in it, 8-bit codes hold column 16 lane + 4 r + i there; of 4-bit codes, registers 2 q and
+// 2 q + 1 hold the even and the odd columns of 32 lane + 8 q + 2 i.
+template <int Bits>
+struct Block {
+  static constexpr int V = Bits == 4 ? 8 : 4;
+  static constexpr int64_t kColumns = 16 * V;
+};
+
+// Bytes of four rows, to lanes of four.
+EFFICIENT_VNNI inline void Turn(__m512i a, __m512i b, __m512i c, __m512i d, __m512i* out, int stride) {
+  const __m512i ab = _mm512_unpacklo_epi8(a, b), cd = _mm512_unpacklo_epi8(c, d);
+  const __m512i ab_high = _mm512_unpackhi_epi8(a, b), cd_high = _mm512_unpackhi_epi8(c, d);
+  out[0] = _mm512_unpacklo_epi16(ab, cd);
+  out[stride] = _mm512_unpackhi_epi16(ab, cd);
+  out[2 * stride] = _mm512_unpacklo_epi16(ab_high, cd_high);
+  out[3 * stride] = _mm512_unpackhi_epi16(ab_high, cd_high);
+}
+
+// Four rows of codes from `row` on, of which `there` are there; the others stand for rows that x has 0 at.
+template <int Bits>
+EFFICIENT_VNNI inline void Quad(const uint8_t* row, int64_t pitch, int64_t there, __mmask64 mask, __m512i* out) {
+  const int64_t last = there - 1;
+  const __m512i a = _mm512_maskz_loadu_epi8(mask, row);
+  const __m512i b = _mm512_maskz_loadu_epi8(mask, row + std::min<int64_t>(1, last) * pitch);
+  const __m512i c = _mm512_maskz_loadu_epi8(mask, row + std::min<int64_t>(2, last) * pitch);
+  const __m512i d = _mm512_maskz_loadu_epi8(mask, row + std::min<int64_t>(3, last) * pitch);
+  if (Bits == 8) {
+    Turn(a, b, c, d, out, 1);
+    return;
+  }
+  const __m512i low = _mm512_set1_epi8(15);
+  Turn(_mm512_and_si512(a, low), _mm512_and_si512(b, low), _mm512_and_si512(c, low), _mm512_and_si512(d, low),
+       out, 2);
+  Turn(_mm512_and_si512(_mm512_srli_epi16(a, 4), low), _mm512_and_si512(_mm512_srli_epi16(b, 4), low),
+       _mm512_and_si512(_mm512_srli_epi16(c, 4), low), _mm512_and_si512(_mm512_srli_epi16(d, 4), low), out + 1, 2);
+}
+
+// Four runs of four floats, `step` apart.
+EFFICIENT_VNNI inline __m512 Lanes(const float* from, int64_t step) {
+  __m512 out = _mm512_castps128_ps512(_mm_loadu_ps(from));
+  out = _mm512_insertf32x4(out, _mm_loadu_ps(from + step), 1);
+  out = _mm512_insertf32x4(out, _mm_loadu_ps(from + 2 * step), 2);
+  return _mm512_insertf32x4(out, _mm_loadu_ps(from + 3 * step), 3);
+}
+
+EFFICIENT_VNNI inline void StoreLanes(__m512 value, float* to, int64_t step) {
+  _mm_storeu_ps(to, _mm512_castps512_ps128(value));
+  _mm_storeu_ps(to + step, _mm512_extractf32x4_ps(value, 1));
+  _mm_storeu_ps(to + 2 * step, _mm512_extractf32x4_ps(value, 2));
+  _mm_storeu_ps(to + 3 * step, _mm512_extractf32x4_ps(value, 3));
+}
+
+// Numbers of a block's columns, in a block's order. `from` points at the block's first; `stride` 0 is one number.
+template <int Bits>
+EFFICIENT_VNNI inline void Arrange(const float* from, int64_t stride, int64_t columns, __m512* out) {
+  constexpr int V = Block<Bits>::V;
+  constexpr int64_t C = Block<Bits>::kColumns;
+  if (!stride) {
+    for (int v = 0; v < V; ++v) out[v] = _mm512_set1_ps(from[0]);
+    return;
+  }
+  float whole[C];
+  if (columns < C) {
+    std::memcpy(whole, from, columns * sizeof(float));
+    std::memset(whole + columns, 0, (C - columns) * sizeof(float));
+    from = whole;
+  }
+  if (Bits == 8) {
+    for (int v = 0; v < 4; ++v) out[v] = Lanes(from + 4 * v, 16);
+    return;
+  }
+  for (int q = 0; q < 4; ++q) {
+    const __m512 first = Lanes(from + 8 * q, 32), second = Lanes(from + 8 * q + 4, 32);
+    out[2 * q] = _mm512_shuffle_ps(first, second, 0x88);
+    out[2 * q + 1] = _mm512_shuffle_ps(first, second, 0xDD);
+  }
+}
+
+// The reverse, to memory, times `step`.
+template <int Bits>
+EFFICIENT_VNNI inline void Store(const __m512* block, float step, int64_t columns, float* to) {
+  constexpr int64_t C = Block<Bits>::kColumns;
+  const __m512 by = _mm512_set1_ps(step);
+  float whole[C];
+  float* out = columns < C ? whole : to;
+  if (Bits == 8) {
+    for (int v = 0; v < 4; ++v) StoreLanes(_mm512_mul_ps(block[v], by), out + 4 * v, 16);
+  } else {
+    for (int q = 0; q < 4; ++q) {
+      const __m512 even = _mm512_mul_ps(block[2 * q], by), odd = _mm512_mul_ps(block[2 * q + 1], by);
+      StoreLanes(_mm512_unpacklo_ps(even, odd), out + 8 * q, 32);
+      StoreLanes(_mm512_unpackhi_ps(even, odd), out + 8 * q + 4, 32);
+    }
+  }
+  if (columns < C) std::memcpy(to, whole, columns * sizeof(float));
+}
+
+template <int Bits>
+inline __mmask64 Mask(int64_t columns) {
+  const int64_t bytes = Bits == 4 ? (columns + 1) / 2 : columns;
+  return bytes >= 64 ? ~__mmask64{0} : (__mmask64{1} << bytes) - 1;
+}
+
+template <int Bits>
+inline const uint8_t* Codes(const Problem& p, int64_t k, int64_t n) {
+  return p.codes + k * p.pitch + (Bits == 4 ? n / 2 : n);
+}
+
+// R rows of x times W blocks side by side, codes turned in registers.
+template <int Bits, int R, int W>
+EFFICIENT_VNNI inline void Few(const Problem& p, int64_t m0, int64_t n0) {
+  constexpr int V = Block<Bits>::V;
+  constexpr int64_t C = Block<Bits>::kColumns;
+  int64_t columns[W];
+  __mmask64 mask[W];
+  for (int w = 0; w < W; ++w) {
+    columns[w] = std::min(C, p.n - n0 - w * C);
+    mask[w] = Mask<Bits>(columns[w]);
+  }
+  __m512 totals[R][W][V];
+  for (int r = 0; r < R; ++r)
+    for (int w = 0; w < W; ++w)
+      for (int v = 0; v < V; ++v) totals[r][w][v] = _mm512_setzero_ps();
+  for (size_t i = 0; i < p.pieces.size(); ++i) {
+    const Piece& piece = p.pieces[i];
+    __m512i sums[R][W][V];
+    for (int r = 0; r < R; ++r)
+      for (int w = 0; w < W; ++w)
+        for (int v = 0; v < V; ++v) sums[r][w][v] = _mm512_setzero_si512();
+    const uint8_t* row = Codes<Bits>(p, piece.k0, n0);
+    const int32_t* x = p.values.data() + m0 * p.quads + piece.quad;
+    for (int64_t q = 0, k = piece.k0; k < piece.k1; ++q, k += 4, row += 4 * p.pitch) {
+      for (int w = 0; w < W; ++w) {
+        for (int j = 0; j < 4; ++j)
+          _mm_prefetch(reinterpret_cast<const char*>(row + (16 + j) * p.pitch + 64 * w), _MM_HINT_T0);
+        __m512i codes[V];
+        Quad<Bits>(row + 64 * w, p.pitch, piece.k1 - k, mask[w], codes);
+        for (int r = 0; r < R; ++r) {
+          const __m512i value = _mm512_set1_epi32(x[r * p.quads + q]);
+          for (int v = 0; v < V; ++v) sums[r][w][v] = _mm512_dpbusd_epi32(sums[r][w][v], codes[v], value);
+        }
+      }
+    }
+    for (int w = 0; w < W; ++w) {
+      __m512 scale[V], shift[V];
+      const int64_t n = n0 + w * C;
+      Arrange<Bits>(p.Scale(piece.run) + (p.scale_stride ? n : 0), p.scale_stride, columns[w], scale);
+      if (p.shift)
+        Arrange<Bits>(p.Shift(piece.run) + (p.shift_stride ? n : 0), p.shift_stride, columns[w], shift);
+      for (int r = 0; r < R; ++r) {
+        const __m512 whole = _mm512_set1_ps(p.sums[(m0 + r) * p.pieces.size() + i]);
+        for (int v = 0; v < V; ++v) {
+          __m512 part = _mm512_cvtepi32_ps(sums[r][w][v]);
+          if (p.shift) part = _mm512_fnmadd_ps(shift[v], whole, part);
+          totals[r][w][v] = _mm512_fmadd_ps(part, scale[v], totals[r][w][v]);
+        }
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int w = 0; w < W; ++w)
+      Store<Bits>(totals[r][w], p.steps[m0 + r], columns[w], p.y + (m0 + r) * p.n + n0 + w * C);
+}
+
+// R rows of x times four registers of columns of a turned piece, added to totals.
+template <int R, int V>
+EFFICIENT_VNNI inline void Multiply(const Problem& p, size_t i, int64_t m, const __m512i* tile, const __m512* scale,
+                                    const __m512* shift, float* totals) {
+  const Piece& piece = p.pieces[i];
+  const int32_t* x = p.values.data() + m * p.quads + piece.quad;
+  __m512i sums[R][4];
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_setzero_si512();
+  const int64_t quads = piece.quads();
+  for (int64_t q = 0; q < quads; ++q) {
+    const __m512i* codes = tile + q * V;
+    const __m512i w0 = codes[0], w1 = codes[1], w2 = codes[2], w3 = codes[3];
+    for (int r = 0; r < R; ++r) {
+      const __m512i value = _mm512_set1_epi32(x[r * p.quads + q]);
+      sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], w0, value);
+      sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], w1, value);
+      sums[r][2] = _mm512_dpbusd_epi32(sums[r][2], w2, value);
+      sums[r][3] = _mm512_dpbusd_epi32(sums[r][3], w3, value);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    const __m512 whole = _mm512_set1_ps(p.sums[(m + r) * p.pieces.size() + i]);
+    for (int c = 0; c < 4; ++c) {
+      __m512 part = _mm512_cvtepi32_ps(sums[r][c]);
+      if (p.shift) part = _mm512_fnmadd_ps(shift[c], whole, part);
+      float* total = totals + 16 * (r * V + c);
+      _mm512_storeu_ps(total, _mm512_fmadd_ps(part, scale[c], _mm512_loadu_ps(total)));
+    }
+  }
+}
+
+// Rows m0 to m1 of one block of columns: each piece is turned once, then multiplied with all rows.
+template <int Bits>
+EFFICIENT_VNNI inline void Many(const Problem& p, int64_t m0, int64_t m1, int64_t n0) {
+  constexpr int V = Block<Bits>::V;
+  constexpr int64_t C = Block<Bits>::kColumns;
+  const int64_t columns = std::min(C, p.n - n0), rows = m1 - m0;
+  const __mmask64 mask = Mask<Bits>(columns);
+  alignas(64) __m512i tile[kPiece / 4 * V];
+  std::vector<float> totals(rows * C, 0.0f);
+  for (size_t i = 0; i < p.pieces.size(); ++i) {
+    const Piece& piece = p.pieces[i];
+    const uint8_t* row = Codes<Bits>(p, piece.k0, n0);
+    for (int64_t q = 0; q < piece.quads(); ++q, row += 4 * p.pitch)
+      Quad<Bits>(row, p.pitch, piece.k1 - piece.k0 - 4 * q, mask, tile + q * V);
+    __m512 scale[V], shift[V];
+    Arrange<Bits>(p.Scale(piece.run) + (p.scale_stride ? n0 : 0), p.scale_stride, columns, scale);
+    if (p.shift) Arrange<Bits>(p.Shift(piece.run) + (p.shift_stride ? n0 : 0), p.shift_stride, columns, shift);
+    for (int c = 0; c < V; c += 4) {  // a tile's half stays in the first cache
+      int64_t r = 0;
+      for (; r + 6 <= rows; r += 6)
+        Multiply<6, V>(p, i, m0 + r, tile + c, scale + c, shift + c, totals.data() + r * C + 16 * c);
+      for (; r + 2 <= rows; r += 2)
+        Multiply<2, V>(p, i, m0 + r, tile + c, scale + c, shift + c, totals.data() + r * C + 16 * c);
+      for (; r < rows; ++r)
+        Multiply<1, V>(p, i, m0 + r, tile + c, scale + c, shift + c, totals.data() + r * C + 16 * c);
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    __m512 block[V];
+    for (int v = 0; v < V; ++v) block[v] = _mm512_loadu_ps(totals.data() + r * C + 16 * v);
+    Store<Bits>(block, p.steps[m0 + r], columns, p.y + (m0 + r) * p.n + n0);
+  }
+}
+
+}  // namespace efficient
+
+#endif  // EFFICIENT_X86
+
+#endif  // EFFICIENT_QUANTIZED_MATMUL_INT8_VNNI_H_
