@@ -1,23 +1,35 @@
-"""What both products take: their shapes checked before any compute, and the tier that is used."""
+"""How a matrix is kept in codes, as both products take it, and what is refused before any compute."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
-import jax
-from efficient.kernels.native import registered
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int8, UInt8
 
 
-def checked_group(x: Any, codes: Any, scale: Any, shift: Any, *, bits: int, columns: int, group: int) -> int:
-    """Rows of a run, 0 replaced by all.
+class Packing(NamedTuple):
+    """What cannot be told from the arrays. A value: it hashes."""
+
+    bits: int  # of a code: 2, 4 or 8
+    columns: int  # of W
+    group: int  # rows of a run, the last of which may be shorter
+    is_signed: bool  # whole numbers are two's complement
+
+
+def checked_packing(
+    x: Any, codes: Any, scale: Any, shift: Any, *, bits: int, columns: int, group: int, is_signed: bool
+) -> Packing:
+    """The packing of a product's arguments; a group of 0 is replaced by all rows.
 
     Raises:
       ValueError: shapes or sizes that do not go together.
     """
+    if bits not in (2, 4, 8):
+        raise ValueError(f"bits must be 2, 4 or 8, got {bits}; codes of other widths are kept in the next.")
     rows = codes.shape[0] if codes.ndim == 2 else -1
     group = group or max(rows, 1)
     runs = -(-rows // group) if group > 0 else -1
-    want = (-(-columns // 2) if bits == 4 else columns) if columns > 0 else -1
+    want = -(-columns * bits // 8) if columns > 0 else -1
     if x.ndim < 1 or group < 1 or codes.shape != (x.shape[-1], want):
         raise ValueError(
             f"codes must be a row for each of {x.shape[-1:]} of x, bytes of {columns} columns, and group "
@@ -28,36 +40,57 @@ def checked_group(x: Any, codes: Any, scale: Any, shift: Any, *, bits: int, colu
             raise ValueError(
                 f"{name} must be [{runs} runs of {group} rows, {columns} columns or 1], got {values.shape}."
             )
-    return group
+    return Packing(bits, columns, group, is_signed or codes.dtype == jnp.int8)
 
 
-def picked(
-    implementation: str | None, natives: Mapping[str, int], source: Path, symbol: str, target: str
-) -> str:
-    """The tier, of the reference and those in C++; `auto` is decided where the program is lowered.
+def decoded(
+    codes: UInt8[Array, "k p"] | Int8[Array, "k p"],
+    scale: Float[Array, "..."],
+    shift: Float[Array, "..."] | None,
+    table: Float[Array, " codes"] | None,
+    packing: Packing,
+) -> Float[Array, "k n"]:
+    """W[k, n] = (number of code[k, n] - shift[g, n]) scale[g, n], g = k // group; see `quantized_matmul`."""
+    codes = codes.view(jnp.uint8)
+    bits = packing.bits
+    if bits < 8:
+        apart = jnp.stack([(codes >> place) & (2**bits - 1) for place in range(0, 8, bits)], -1)
+        codes = apart.reshape(codes.shape[0], -1)[:, : packing.columns]
+    if table is not None:
+        numbers = table[codes]
+    else:
+        whole = codes.astype(jnp.int32)
+        numbers = (whole - 2**bits * (whole >= 2 ** (bits - 1)) * packing.is_signed).astype(jnp.float32)
+    if shift is not None:
+        numbers = numbers - _rows(shift, numbers.shape, packing.group)
+    return numbers * _rows(scale, numbers.shape, packing.group)
+
+
+def filled_table(table: Any, bits: int) -> Any:
+    """A table in float32 filled up to 16 or 256 numbers.
 
     Raises:
-      NotImplementedError: an implementation that is not to be had here.
+      ValueError: it has no axis of 1 to 2^bits numbers.
     """
-    if implementation is None:
-        return "auto" if registered(source, symbol, target) else "reference"
-    if implementation not in ("reference", *natives):
-        raise NotImplementedError(
-            f"implementation must be one of reference, {', '.join(natives)}, got {implementation!r}; "
-            "leave it out."
+    if table.ndim != 1 or not 1 <= table.shape[0] <= 2**bits:
+        raise ValueError(
+            f"table must have a number for each code, at most {2**bits}, got {table.shape}; fill it up."
         )
-    if implementation != "reference" and not registered(source, symbol, target):
-        raise NotImplementedError(
-            f"implementation must be one that this machine has, got {implementation!r}, for which nothing "
-            "could be compiled; install g++."
-        )
-    return implementation
+    size = 16 if table.shape[0] <= 16 else 256
+    return jnp.pad(table.astype(jnp.float32), (0, size - table.shape[0]))
 
 
-def by_tier(tier: str, plain: Callable[..., Any], native: Callable[..., Any], *args: Any) -> Any:
-    """The reference's result or the C++ kernel's; `auto` is the latter where the program runs on a CPU."""
-    if tier == "reference":
-        return plain(*args)
-    if tier != "auto":
-        return native(*args)
-    return jax.lax.platform_dependent(*args, cpu=native, default=plain)
+def single_precision(values: Any) -> Any:
+    """In float32; None stays."""
+    return None if values is None else values.astype(jnp.float32)
+
+
+def _rows(values: Float[Array, "..."], shape: tuple[int, ...], group: int) -> Float[Array, "k n"]:
+    """A number of each run of rows, at every row and column."""
+    whole = jnp.repeat(values, min(group, max(shape[0], 1)), axis=0)[: shape[0]]
+    return jnp.broadcast_to(whole, shape)
+
+
+def flat_rows(x: Any) -> Any:
+    """All leading axes of x as one, in float32."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(jnp.float32)

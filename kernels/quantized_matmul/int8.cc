@@ -2,7 +2,8 @@
 // are int32 and exact, scales come after. Codes stay as they lie: four rows are turned into lanes in registers.
 //
 //   x        float32 [M, K]
-//   codes    uint8 [K, P]   4 bits: two a byte, the first lowest, P = ceil(N / 2); 8 bits: P = N
+//   codes    bytes [K, ceil(N bits / 8)]   of 2, 4 or 8 bits, the first of a byte lowest; two's complement if
+//            is_signed
 //   scale    float32 [G, N or 1]   of each run of `group` rows; G = ceil(K / group)
 //   shift    float32 [G, N or 1]   taken off each code before the scale; or [0, 0]
 //   x_scale  float32 [1]   of all of x; or [0]: a row's largest absolute value / 127
@@ -130,7 +131,7 @@ void Portable(const Problem& p, int64_t m0, int64_t m1, int64_t n0) {
       int16_t* out = tile.data() + (k - piece.k0) * kBlock;
       for (int64_t j = 0; j < columns; ++j) {
         const int64_t n = n0 + j;
-        out[j] = p.bits == 4 ? (row[n / 2] >> (4 * (n % 2))) & 15 : row[n];
+        out[j] = efficient::Signed(efficient::CodeAt(row, n, p.bits), p.bits, p.is_signed);
       }
     }
     const float* scale = p.Scale(piece.run);
@@ -158,16 +159,16 @@ void Portable(const Problem& p, int64_t m0, int64_t m1, int64_t n0) {
       p.y[m * p.n + n0 + j] = totals[(m - m0) * kBlock + j] * p.steps[m];
 }
 
-ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U8> codes,
-               ffi::Buffer<ffi::F32> scale, ffi::Buffer<ffi::F32> shift, ffi::Buffer<ffi::F32> x_scale,
-               ffi::ResultBuffer<ffi::F32> y, int64_t bits, int64_t group, int64_t tier) {
+ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::AnyBuffer codes, ffi::Buffer<ffi::F32> scale,
+               ffi::Buffer<ffi::F32> shift, ffi::Buffer<ffi::F32> x_scale, ffi::ResultBuffer<ffi::F32> y,
+               int64_t bits, int64_t group, bool is_signed, int64_t tier) {
   Problem p{};
   const std::string broken = efficient::Checked(x, codes, scale, shift, *y, bits, group, &p);
   if (!broken.empty()) return ffi::Error::InvalidArgument("int8_matmul: " + broken);
   if (x_scale.element_count() > 1)
     return ffi::Error::InvalidArgument("int8_matmul: x_scale must be one number, or empty");
-  p.bits = static_cast<int>(bits);
-  p.x = x.typed_data(), p.codes = codes.typed_data(), p.scale = scale.typed_data(), p.y = y->typed_data();
+  p.is_signed = is_signed;
+  p.x = x.typed_data(), p.codes = static_cast<const uint8_t*>(codes.untyped_data()), p.scale = scale.typed_data(), p.y = y->typed_data();
   p.shift = shift.element_count() ? shift.typed_data() : nullptr;
   if (p.m == 0 || p.n == 0) return ffi::Error::Success();
 
@@ -187,7 +188,9 @@ ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U
 #if EFFICIENT_HAS_AMX
     has_tiles = tier != 2 && p.m >= kTiles && efficient::HasAmx();
 #endif
-    bits == 4 ? RunWide<4>(p, pool, has_tiles) : RunWide<8>(p, pool, has_tiles);
+    if (bits == 2) RunWide<2>(p, pool, has_tiles);
+    if (bits == 4) RunWide<4>(p, pool, has_tiles);
+    if (bits == 8) RunWide<8>(p, pool, has_tiles);
     return ffi::Error::Success();
   }
 #endif
@@ -205,11 +208,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(EfficientInt8Matmul, Run,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::U8>>()
+                                  .Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Attr<int64_t>("bits")
                                   .Attr<int64_t>("group")
+                                  .Attr<bool>("is_signed")
                                   .Attr<int64_t>("tier"));

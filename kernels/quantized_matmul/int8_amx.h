@@ -50,7 +50,7 @@ EFFICIENT_AMX inline void Add(const Problem& p, size_t i, int64_t m, const int32
   const float* whole = p.sums.data() + m * p.pieces.size() + i;
   for (int r = 0; r < 16; ++r, totals += 16 * V, whole += p.pieces.size()) {
     __m512 part = _mm512_cvtepi32_ps(_mm512_load_si512(sums + 16 * r));
-    if (p.shift) part = _mm512_fnmadd_ps(shift, _mm512_set1_ps(*whole), part);
+    if (p.Shifts()) part = _mm512_fnmadd_ps(shift, _mm512_set1_ps(*whole), part);
     _mm512_storeu_ps(totals, _mm512_fmadd_ps(part, scale, _mm512_loadu_ps(totals)));
   }
 }
@@ -102,6 +102,7 @@ EFFICIENT_AMX inline void ManyTiles(const Problem& p, int64_t m0, int64_t m1, in
   const __mmask64 mask = Mask<Bits>(columns);
   alignas(64) __m512i tile[(kPiece / 4 + 16) * V];
   std::vector<float> totals(whole * C, 0.0f);
+  const __m512i flip = Flip<Bits>(p.is_signed);
   int64_t step = 1;
   for (const Piece& piece : p.pieces) step = std::max(step, std::min<int64_t>(16, piece.quads()));
   Configure(step);
@@ -109,13 +110,13 @@ EFFICIENT_AMX inline void ManyTiles(const Problem& p, int64_t m0, int64_t m1, in
     const Piece& piece = p.pieces[i];
     const uint8_t* row = Codes<Bits>(p, piece.k0, n0);
     for (int64_t q = 0; q < piece.quads(); ++q, row += 4 * p.pitch)
-      Quad<Bits>(row, p.pitch, piece.k1 - piece.k0 - 4 * q, mask, tile + q * V);
+      Quad<Bits>(row, p.pitch, piece.k1 - piece.k0 - 4 * q, mask, flip, tile + q * V);
     for (int64_t q = piece.quads() * V; q < (piece.quads() + step - 1) / step * step * V; ++q)
       tile[q] = _mm512_setzero_si512();
     __m512 scale[V], shift[V];
     Arrange<Bits>(p.Scale(piece.run) + (p.scale_stride ? n0 : 0), p.scale_stride, columns, scale);
     for (int v = 0; v < V; ++v) shift[v] = _mm512_setzero_ps();
-    if (p.shift) Arrange<Bits>(p.Shift(piece.run) + (p.shift_stride ? n0 : 0), p.shift_stride, columns, shift);
+    if (p.Shifts()) Shifts<Bits>(p, piece.run, n0, columns, shift);
     for (int64_t r = 0; r < whole; r += 32)
       MultiplyTiles<V>(p, i, m0 + r, r + 16 < whole, step, tile, scale, shift, totals.data() + r * C);
   }

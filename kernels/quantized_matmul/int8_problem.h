@@ -23,7 +23,7 @@ struct Problem : Sizes {
   const float* scale;
   const float* shift;  // nullptr: none
   float* y;
-  int bits;
+  bool is_signed;      // codes are two's complement
   std::vector<Piece> pieces;
   int64_t quads = 0;            // of a row of x
   std::vector<int32_t> values;  // [M, quads] four int8 each, filled up with 0
@@ -32,6 +32,9 @@ struct Problem : Sizes {
 
   int64_t Work() const { return m * n / 2 * k; }  // 8 bits take half of the time of float32
   const float* Scale(int64_t run) const { return scale + run * (scale_stride ? n : 1); }
+  // Two's complement with its first bit turned is the number and this.
+  float Base() const { return is_signed ? static_cast<float>(1 << (bits - 1)) : 0.0f; }
+  bool Shifts() const { return shift != nullptr || is_signed; }
   const float* Shift(int64_t run) const { return shift + run * (shift_stride ? n : 1); }
 };
 

@@ -22,14 +22,26 @@ inline bool HasVnni() {
   return has;
 }
 
-// A block is 64 bytes of a row of codes: V registers of 16 columns each. Where r is a register's number and
+// A block is V registers of 16 columns each, from kBytes of a row of codes. Where r is a register's number and
 // (lane, i) a place in it, 8-bit codes hold column 16 lane + 4 r + i there; of 4-bit codes, registers 2 q and
-// 2 q + 1 hold the even and the odd columns of 32 lane + 8 q + 2 i.
+// 2 q + 1 hold the even and the odd columns of 32 lane + 8 q + 2 i; 2-bit codes, see `Crumb`.
 template <int Bits>
 struct Block {
-  static constexpr int V = Bits == 4 ? 8 : 4;
+  static constexpr int V = Bits == 8 ? 4 : 8;
   static constexpr int64_t kColumns = 16 * V;
+  static constexpr int64_t kBytes = kColumns * Bits / 8;
 };
+
+// The column of a place of a block of 2-bit codes: lanes 2 and 3 hold the second and fourth of a byte's.
+constexpr int Crumb(int v, int lane, int i) {
+  return 4 * (16 * (lane & 1) + 4 * (v / 2) + i) + (lane >> 1) + 2 * (v % 2);
+}
+
+// What turns the first bit of each code that is two's complement.
+template <int Bits>
+EFFICIENT_VNNI inline __m512i Flip(bool is_signed) {
+  return _mm512_set1_epi8(static_cast<char>(!is_signed ? 0 : Bits == 8 ? 0x80 : Bits == 4 ? 0x88 : 0xAA));
+}
 
 // Bytes of four rows, to lanes of four.
 EFFICIENT_VNNI inline void Turn(__m512i a, __m512i b, __m512i c, __m512i d, __m512i* out, int stride) {
@@ -41,19 +53,29 @@ EFFICIENT_VNNI inline void Turn(__m512i a, __m512i b, __m512i c, __m512i d, __m5
   out[3 * stride] = _mm512_unpackhi_epi16(ab_high, cd_high);
 }
 
+// One row's bytes of a block; of 2-bit codes, the upper half again, two bits on.
+template <int Bits>
+EFFICIENT_VNNI inline __m512i Row(const uint8_t* row, __mmask64 mask, __m512i flip) {
+  const __m512i own = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, row), flip);
+  if (Bits != 2) return own;
+  const __m256i half = _mm512_castsi512_si256(own);
+  return _mm512_inserti64x4(own, _mm256_srli_epi16(half, 2), 1);  // what comes from the next byte is cut off
+}
+
 // Four rows of codes from `row` on, of which `there` are there; the others stand for rows that x has 0 at.
 template <int Bits>
-EFFICIENT_VNNI inline void Quad(const uint8_t* row, int64_t pitch, int64_t there, __mmask64 mask, __m512i* out) {
+EFFICIENT_VNNI inline void Quad(const uint8_t* row, int64_t pitch, int64_t there, __mmask64 mask, __m512i flip,
+                                __m512i* out) {
   const int64_t last = there - 1;
-  const __m512i a = _mm512_maskz_loadu_epi8(mask, row);
-  const __m512i b = _mm512_maskz_loadu_epi8(mask, row + std::min<int64_t>(1, last) * pitch);
-  const __m512i c = _mm512_maskz_loadu_epi8(mask, row + std::min<int64_t>(2, last) * pitch);
-  const __m512i d = _mm512_maskz_loadu_epi8(mask, row + std::min<int64_t>(3, last) * pitch);
+  const __m512i a = Row<Bits>(row, mask, flip);
+  const __m512i b = Row<Bits>(row + std::min<int64_t>(1, last) * pitch, mask, flip);
+  const __m512i c = Row<Bits>(row + std::min<int64_t>(2, last) * pitch, mask, flip);
+  const __m512i d = Row<Bits>(row + std::min<int64_t>(3, last) * pitch, mask, flip);
   if (Bits == 8) {
     Turn(a, b, c, d, out, 1);
     return;
   }
-  const __m512i low = _mm512_set1_epi8(15);
+  const __m512i low = _mm512_set1_epi8((1 << Bits) - 1);
   Turn(_mm512_and_si512(a, low), _mm512_and_si512(b, low), _mm512_and_si512(c, low), _mm512_and_si512(d, low),
        out, 2);
   Turn(_mm512_and_si512(_mm512_srli_epi16(a, 4), low), _mm512_and_si512(_mm512_srli_epi16(b, 4), low),
@@ -94,6 +116,14 @@ EFFICIENT_VNNI inline void Arrange(const float* from, int64_t stride, int64_t co
     for (int v = 0; v < 4; ++v) out[v] = Lanes(from + 4 * v, 16);
     return;
   }
+  if (Bits == 2) {
+    alignas(64) float own[16];
+    for (int v = 0; v < V; ++v) {
+      for (int j = 0; j < 16; ++j) own[j] = from[Crumb(v, j / 4, j % 4)];
+      out[v] = _mm512_load_ps(own);
+    }
+    return;
+  }
   for (int q = 0; q < 4; ++q) {
     const __m512 first = Lanes(from + 8 * q, 32), second = Lanes(from + 8 * q + 4, 32);
     out[2 * q] = _mm512_shuffle_ps(first, second, 0x88);
@@ -110,6 +140,12 @@ EFFICIENT_VNNI inline void Store(const __m512* block, float step, int64_t column
   float* out = columns < C ? whole : to;
   if (Bits == 8) {
     for (int v = 0; v < 4; ++v) StoreLanes(_mm512_mul_ps(block[v], by), out + 4 * v, 16);
+  } else if (Bits == 2) {
+    alignas(64) float own[16];
+    for (int v = 0; v < Block<Bits>::V; ++v) {
+      _mm512_store_ps(own, _mm512_mul_ps(block[v], by));
+      for (int j = 0; j < 16; ++j) out[Crumb(v, j / 4, j % 4)] = own[j];
+    }
   } else {
     for (int q = 0; q < 4; ++q) {
       const __m512 even = _mm512_mul_ps(block[2 * q], by), odd = _mm512_mul_ps(block[2 * q + 1], by);
@@ -122,20 +158,30 @@ EFFICIENT_VNNI inline void Store(const __m512* block, float step, int64_t column
 
 template <int Bits>
 inline __mmask64 Mask(int64_t columns) {
-  const int64_t bytes = Bits == 4 ? (columns + 1) / 2 : columns;
+  const int64_t bytes = (columns * Bits + 7) / 8;
   return bytes >= 64 ? ~__mmask64{0} : (__mmask64{1} << bytes) - 1;
 }
 
 template <int Bits>
 inline const uint8_t* Codes(const Problem& p, int64_t k, int64_t n) {
-  return p.codes + k * p.pitch + (Bits == 4 ? n / 2 : n);
+  return p.codes + k * p.pitch + n * Bits / 8;
+}
+
+// What is taken off the codes of a block's columns in one run of rows.
+template <int Bits>
+EFFICIENT_VNNI inline void Shifts(const Problem& p, int64_t run, int64_t n, int64_t columns, __m512* out) {
+  const __m512 base = _mm512_set1_ps(p.Base());
+  for (int v = 0; v < Block<Bits>::V; ++v) out[v] = base;
+  if (!p.shift) return;
+  Arrange<Bits>(p.Shift(run) + (p.shift_stride ? n : 0), p.shift_stride, columns, out);
+  for (int v = 0; v < Block<Bits>::V; ++v) out[v] = _mm512_add_ps(out[v], base);
 }
 
 // R rows of x times W blocks side by side, codes turned in registers.
 template <int Bits, int R, int W>
 EFFICIENT_VNNI inline void Few(const Problem& p, int64_t m0, int64_t n0) {
   constexpr int V = Block<Bits>::V;
-  constexpr int64_t C = Block<Bits>::kColumns;
+  constexpr int64_t C = Block<Bits>::kColumns, B = Block<Bits>::kBytes;
   int64_t columns[W];
   __mmask64 mask[W];
   for (int w = 0; w < W; ++w) {
@@ -146,6 +192,8 @@ EFFICIENT_VNNI inline void Few(const Problem& p, int64_t m0, int64_t n0) {
   for (int r = 0; r < R; ++r)
     for (int w = 0; w < W; ++w)
       for (int v = 0; v < V; ++v) totals[r][w][v] = _mm512_setzero_ps();
+  const __m512i flip = Flip<Bits>(p.is_signed);
+  const bool shifts = p.Shifts();
   for (size_t i = 0; i < p.pieces.size(); ++i) {
     const Piece& piece = p.pieces[i];
     __m512i sums[R][W][V];
@@ -157,9 +205,9 @@ EFFICIENT_VNNI inline void Few(const Problem& p, int64_t m0, int64_t n0) {
     for (int64_t q = 0, k = piece.k0; k < piece.k1; ++q, k += 4, row += 4 * p.pitch) {
       for (int w = 0; w < W; ++w) {
         for (int j = 0; j < 4; ++j)
-          _mm_prefetch(reinterpret_cast<const char*>(row + (16 + j) * p.pitch + 64 * w), _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(row + (16 + j) * p.pitch + B * w), _MM_HINT_T0);
         __m512i codes[V];
-        Quad<Bits>(row + 64 * w, p.pitch, piece.k1 - k, mask[w], codes);
+        Quad<Bits>(row + B * w, p.pitch, piece.k1 - k, mask[w], flip, codes);
         for (int r = 0; r < R; ++r) {
           const __m512i value = _mm512_set1_epi32(x[r * p.quads + q]);
           for (int v = 0; v < V; ++v) sums[r][w][v] = _mm512_dpbusd_epi32(sums[r][w][v], codes[v], value);
@@ -170,13 +218,12 @@ EFFICIENT_VNNI inline void Few(const Problem& p, int64_t m0, int64_t n0) {
       __m512 scale[V], shift[V];
       const int64_t n = n0 + w * C;
       Arrange<Bits>(p.Scale(piece.run) + (p.scale_stride ? n : 0), p.scale_stride, columns[w], scale);
-      if (p.shift)
-        Arrange<Bits>(p.Shift(piece.run) + (p.shift_stride ? n : 0), p.shift_stride, columns[w], shift);
+      if (shifts) Shifts<Bits>(p, piece.run, n, columns[w], shift);
       for (int r = 0; r < R; ++r) {
         const __m512 whole = _mm512_set1_ps(p.sums[(m0 + r) * p.pieces.size() + i]);
         for (int v = 0; v < V; ++v) {
           __m512 part = _mm512_cvtepi32_ps(sums[r][w][v]);
-          if (p.shift) part = _mm512_fnmadd_ps(shift[v], whole, part);
+          if (shifts) part = _mm512_fnmadd_ps(shift[v], whole, part);
           totals[r][w][v] = _mm512_fmadd_ps(part, scale[v], totals[r][w][v]);
         }
       }
@@ -197,6 +244,7 @@ EFFICIENT_VNNI inline void Multiply(const Problem& p, size_t i, int64_t m, const
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_setzero_si512();
   const int64_t quads = piece.quads();
+  const bool shifts = p.Shifts();
   for (int64_t q = 0; q < quads; ++q) {
     const __m512i* codes = tile + q * V;
     const __m512i w0 = codes[0], w1 = codes[1], w2 = codes[2], w3 = codes[3];
@@ -212,7 +260,7 @@ EFFICIENT_VNNI inline void Multiply(const Problem& p, size_t i, int64_t m, const
     const __m512 whole = _mm512_set1_ps(p.sums[(m + r) * p.pieces.size() + i]);
     for (int c = 0; c < 4; ++c) {
       __m512 part = _mm512_cvtepi32_ps(sums[r][c]);
-      if (p.shift) part = _mm512_fnmadd_ps(shift[c], whole, part);
+      if (shifts) part = _mm512_fnmadd_ps(shift[c], whole, part);
       float* total = totals + 16 * (r * V + c);
       _mm512_storeu_ps(total, _mm512_fmadd_ps(part, scale[c], _mm512_loadu_ps(total)));
     }
@@ -228,14 +276,15 @@ EFFICIENT_VNNI inline void Many(const Problem& p, int64_t m0, int64_t m1, int64_
   const __mmask64 mask = Mask<Bits>(columns);
   alignas(64) __m512i tile[kPiece / 4 * V];
   std::vector<float> totals(rows * C, 0.0f);
+  const __m512i flip = Flip<Bits>(p.is_signed);
   for (size_t i = 0; i < p.pieces.size(); ++i) {
     const Piece& piece = p.pieces[i];
     const uint8_t* row = Codes<Bits>(p, piece.k0, n0);
     for (int64_t q = 0; q < piece.quads(); ++q, row += 4 * p.pitch)
-      Quad<Bits>(row, p.pitch, piece.k1 - piece.k0 - 4 * q, mask, tile + q * V);
+      Quad<Bits>(row, p.pitch, piece.k1 - piece.k0 - 4 * q, mask, flip, tile + q * V);
     __m512 scale[V], shift[V];
     Arrange<Bits>(p.Scale(piece.run) + (p.scale_stride ? n0 : 0), p.scale_stride, columns, scale);
-    if (p.shift) Arrange<Bits>(p.Shift(piece.run) + (p.shift_stride ? n0 : 0), p.shift_stride, columns, shift);
+    if (p.Shifts()) Shifts<Bits>(p, piece.run, n0, columns, shift);
     for (int c = 0; c < V; c += 4) {  // a tile's half stays in the first cache
       int64_t r = 0;
       for (; r + 6 <= rows; r += 6)

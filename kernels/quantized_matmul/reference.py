@@ -1,47 +1,45 @@
 """Reference: codes decoded in plain jnp, then a float32 product. The oracle of every tier."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
-
-
-def decoded(
-    codes: UInt8[Array, "k p"],
-    table: Float[Array, " codes"],
-    scale: Float[Array, "..."],
-    shift: Float[Array, "..."] | None,
-    *,
-    bits: int,
-    group: int,
-    columns: int,
-) -> Float[Array, "k n"]:
-    """W[k, n] = (table[code] - shift[g, n]) scale[g, n], g = k // group; see `quantized_matmul`."""
-    if bits == 4:
-        pair = jnp.stack([codes & 15, codes >> 4], -1)
-        codes = pair.reshape(codes.shape[0], -1)[:, :columns]
-    numbers = table[codes]
-    if shift is not None:
-        numbers = numbers - _rows(shift, numbers.shape, group)
-    return numbers * _rows(scale, numbers.shape, group)
+from efficient.kernels.quantized_matmul.arguments import Packing, decoded
+from jaxtyping import Array, Float, Int
 
 
 def reference(
-    x: Float[Array, "m k"],
-    codes: UInt8[Array, "k p"],
-    table: Float[Array, " codes"],
-    scale: Float[Array, "..."],
-    shift: Float[Array, "..."] | None,
-    *,
-    bits: int,
-    group: int,
-    columns: int,
+    x: Float[Array, "m k"], codes: Any, scale: Any, shift: Any, table: Any, *, packing: Packing
 ) -> Float[Array, "m n"]:
-    """X W in float32, at the highest precision."""
-    weights = decoded(codes, table, scale, shift, bits=bits, group=group, columns=columns)
+    """X W in float32, at the highest precision; arguments as `quantized_matmul`'s."""
+    weights = decoded(codes, scale, shift, table, packing)
     return jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST)
 
 
-def _rows(values: Float[Array, "..."], shape: tuple[int, ...], group: int) -> Float[Array, "k n"]:
-    """A number of each run of rows, at every row and column."""
-    whole = jnp.repeat(values, min(group, max(shape[0], 1)), axis=0)[: shape[0]]
-    return jnp.broadcast_to(whole, shape)
+def rounded(
+    x: Float[Array, "m k"], step: Float[Array, ""] | None
+) -> tuple[Int[Array, "m k"], Float[Array, "m 1"]]:
+    """The integers of each row and their step; where there can be none, zeros and a step of nan."""
+    top, tiny = jnp.max(jnp.abs(x), axis=1, keepdims=True, initial=0), jnp.finfo(jnp.float32).tiny
+    used = (
+        jnp.maximum(top * jnp.float32(1 / 127), tiny) if step is None else jnp.broadcast_to(step, top.shape)
+    )
+    is_sound = jnp.isfinite(top) & jnp.isfinite(used) & (used >= tiny)
+    by = 1 / jnp.where(is_sound, used, 1)
+    values = jnp.clip(jnp.round(jnp.where(is_sound, x, 0) * by), -127, 127).astype(jnp.int32)
+    return values, jnp.where(is_sound, used, jnp.nan)
+
+
+def int8_reference(
+    x: Float[Array, "m k"], codes: Any, scale: Any, shift: Any, step: Any, *, packing: Packing
+) -> Float[Array, "m n"]:
+    """Q(x) W: weights decoded, x rounded, a float32 product at the highest precision.
+
+    The gradient passes to x where it is not clipped, and not to its step.
+    """
+    still = jax.lax.stop_gradient
+    values, used = rounded(still(x), None if step is None else still(step))
+    passes = x if step is None else jnp.where(jnp.abs(still(x)) <= 127.5 * used, x, still(x))
+    through = still(values.astype(jnp.float32)) + (passes - still(passes)) / used
+    weights = decoded(codes, scale, shift, None, packing)
+    return jnp.matmul(through, weights, precision=jax.lax.Precision.HIGHEST) * used

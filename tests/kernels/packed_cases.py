@@ -21,28 +21,34 @@ SHAPES = [
 ]  # fmt: skip
 
 
-def problem(m, k, n, *, bits, group, has_shift, by_column=True, seed=0):
-    """Arguments drawn at random."""
+def problem(m, k, n, *, bits, group=0, has_shift=False, by_column=True, is_signed=False, seed=0):
+    """Arguments drawn at random; codes are whole numbers."""
     draw = np.random.default_rng(seed)
     runs, wide = -(-k // (group or k)), n if by_column else 1
     p = {
         "x": draw.normal(size=(m, k)).astype(np.float32),
-        "codes": draw.integers(0, 256, (k, -(-n // 2) if bits == 4 else n)).astype(np.uint8),
-        "table": draw.normal(size=2**bits).astype(np.float32),
+        "codes": draw.integers(0, 256, (k, -(-n * bits // 8))).astype(np.uint8),
         "scale": draw.uniform(0.5, 2, (runs, wide)).astype(np.float32),
         "shift": draw.normal(size=(runs, wide)).astype(np.float32) if has_shift else None,
+        "bits": bits,
         "columns": n,
         "group": group,
+        "is_signed": is_signed,
     }  # fmt: skip
     return {name: jnp.asarray(v) if isinstance(v, np.ndarray) else v for name, v in p.items()}
 
 
-def numbers_of(codes, bits, columns):
-    """Codes as they were packed, [k, columns]."""
-    codes = np.asarray(codes)
-    if bits == 8:
-        return codes
-    return np.stack([codes & 15, codes >> 4], -1).reshape(len(codes), -1)[:, :columns]
+def codes_of(codes, bits, columns):
+    """Codes as they were packed, [k, columns], by arithmetic alone."""
+    codes, many = np.asarray(codes).view(np.uint8).astype(int), 8 // bits
+    apart = [codes // 2 ** (bits * i) % 2**bits for i in range(many)]
+    return np.stack(apart, -1).reshape(len(codes), -1)[:, :columns]
+
+
+def whole_numbers(codes, bits, columns, is_signed):
+    """What codes stand for, float64 [k, columns]."""
+    numbers = codes_of(codes, bits, columns).astype(np.float64)
+    return np.where(numbers >= 2 ** (bits - 1), numbers - 2**bits, numbers) if is_signed else numbers
 
 
 def by_row(values, rows, columns, group):

@@ -1,5 +1,6 @@
 """Quantized matmul: every tier gives the reference's numbers, on real shapes and ragged ones."""
 
+import functools
 import itertools
 
 import jax
@@ -12,14 +13,16 @@ from efficient.kernels.quantized_matmul.matmul import SOURCE, SYMBOL, TARGET
 
 from efficient.quantize import quantizers
 from efficient.quantize.blocks import group as blocks_of
-from tests.kernels.packed_cases import SHAPES, TIERS, by_row, needs_compiler, numbers_of, problem
+from tests.kernels.packed_cases import SHAPES, TIERS, by_row, codes_of, needs_compiler, problem, whole_numbers
 
 
-def exact(x, codes, table, scale, shift, columns, group):
+def exact(x, codes, scale, shift, bits, columns, group, is_signed, table=None):
     """In float64, by indices alone; and what the rounding of sums may come to."""
-    x, table = np.asarray(x), np.asarray(table, np.float64)
+    x = np.asarray(x)
     k = x.shape[1]
-    numbers = table[numbers_of(codes, 4 if len(table) == 16 else 8, columns)]
+    numbers = whole_numbers(codes, bits, columns, is_signed)
+    if table is not None:
+        numbers = np.asarray(table, np.float64)[codes_of(codes, bits, columns)]
     scale = by_row(scale, k, columns, group)
     shift = 0 if shift is None else by_row(shift, k, columns, group)
     weights, size = (numbers - shift) * scale, (np.abs(numbers) + np.abs(shift)) * scale
@@ -27,19 +30,50 @@ def exact(x, codes, table, scale, shift, columns, group):
     return x @ weights, (k + 8) * 2.0**-24 * (np.abs(x) @ size)  # each product and sum rounded once
 
 
+def with_table(p, entries, seed=5):
+    """The same codes (only those that the table has), each standing for a number drawn at random."""
+    table = jnp.asarray(np.random.default_rng(seed).normal(size=entries), jnp.float32)
+    codes = p["codes"] % entries if p["bits"] == 8 else p["codes"]
+    return {**p, "table": table, "codes": codes}
+
+
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_tier_on_every_shape(tier, shape):
-    for bits, group, has_shift, by_column in itertools.product((4, 8), (0, 32), (False, True), (False, True)):
-        p = problem(*shape, bits=bits, group=group, has_shift=has_shift, by_column=by_column)
+    kinds = [
+        (2, False, 0),
+        (2, True, 0),
+        (2, False, 4),
+        (4, False, 0),
+        (4, True, 0),
+        (4, False, 16),
+        (8, False, 0),
+    ]
+    kinds += [(8, True, 0), (8, False, 16), (8, False, 200), (8, False, 256)]
+    options = itertools.cycle(itertools.product((0, 30, 32), (False, True), (False, True)))
+    for (bits, is_signed, entries), _ in itertools.product(kinds, range(2)):
+        group, has_shift, by_column = next(options)
+        p = problem(
+            *shape, bits=bits, group=group, has_shift=has_shift, by_column=by_column, is_signed=is_signed
+        )
+        p = with_table(p, entries) if entries else p
         want, slack = exact(**p)
         found = quantized_matmul(**p, implementation=tier)
         assert found.shape == want.shape
-        assert (np.abs(np.asarray(found) - want) <= slack).all(), (bits, group, has_shift, by_column)
+        assert (np.abs(np.asarray(found) - want) <= slack).all(), (bits, is_signed, entries, group, has_shift)
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_under_jit_grad_vmap_and_scan(tier):
+def test_codes_of_8_bits_may_be_int8(tier):
+    p = problem(3, 40, 200, bits=8, is_signed=True)
+    want, slack = exact(**p)
+    codes = p["codes"].view(jnp.int8)
+    found = quantized_matmul(**{**p, "codes": codes, "is_signed": False}, implementation=tier)
+    assert (np.abs(np.asarray(found) - want) <= slack).all()
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_under_jit_vmap_and_scan(tier):
     p = problem(4, 40, 130, bits=4, group=16, has_shift=True)
     x = p.pop("x")
     run = lambda x: quantized_matmul(x, **p, implementation=tier)  # noqa: E731
@@ -47,16 +81,61 @@ def test_under_jit_grad_vmap_and_scan(tier):
     assert (np.abs(np.asarray(jax.jit(run)(x)) - want) <= slack).all()
     rows = jax.vmap(run)(x)
     assert (np.abs(np.asarray(rows) - want) <= slack).all()
+    rows = jax.vmap(run)(x[:, None])
+    assert (np.abs(np.asarray(rows)[:, 0] - want) <= slack).all()
     _, scanned = jax.lax.scan(lambda c, row: (c, run(row)), 0, x)
     assert (np.abs(np.asarray(scanned) - want) <= slack).all()
-    slope = jax.jit(jax.grad(lambda x: jnp.sum(run(x) ** 2)))(x)
-    eye, _ = exact(np.eye(40, dtype=np.float32), **p)
-    np.testing.assert_allclose(slope, 2 * want @ eye.T, rtol=2e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_many_matrices_under_vmap(tier):
+    """Stacked weights, as a scan over layers or experts has them."""
+    made = [problem(3, 40, 130, bits=4, group=16, has_shift=True, seed=seed) for seed in range(3)]
+    arrays = {name: jnp.stack([p[name] for p in made]) for name in ("x", "codes", "scale", "shift")}
+    run = lambda own: quantized_matmul(**{**made[0], **own}, implementation=tier)  # noqa: E731
+    found = jax.vmap(run)(arrays)
+    for got, p in zip(np.asarray(found), made, strict=True):
+        want, slack = exact(**p)
+        assert (np.abs(got - want) <= slack).all()
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_derivatives_are_those_of_the_product(tier):
+    """In every float argument, reverse and forward, of second order, and under vmap."""
+    p = with_table(problem(4, 40, 130, bits=4, group=16, has_shift=True), 16)
+    names = ("x", "scale", "shift", "table")
+
+    def loss(floats, tier):
+        return jnp.sum(quantized_matmul(**{**p, **floats}, implementation=tier) ** 2) / 1000
+
+    floats = {name: p[name] for name in names}
+    ours, theirs = (jax.jit(jax.grad(loss), static_argnums=1)(floats, t) for t in (tier, "reference"))
+    for name in names:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-3, err_msg=name)
+    direction = {name: jnp.ones_like(value) for name, value in floats.items()}
+    (_, ours), (_, theirs) = (
+        jax.jvp(jax.grad(functools.partial(loss, tier=t)), (floats,), (direction,))
+        for t in (tier, "reference")
+    )
+    for name in names:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-2, err_msg=name)
+    each = jax.vmap(jax.grad(lambda x: loss({**floats, "x": x[None]}, tier)))(p["x"])
+    whole = jax.grad(lambda x: loss({**floats, "x": x}, "reference"))(p["x"])
+    np.testing.assert_allclose(each, whole, rtol=1e-4, atol=1e-3)
+
+
+def test_a_gradient_keeps_the_codes_and_not_the_weights():
+    """Between the forward and the backward pass, nothing of the size of W in float."""
+    p = problem(4, 64, 256, bits=4)
+    x = p.pop("x")
+    _, pull = jax.vjp(lambda x: quantized_matmul(x, **p), x)
+    kept = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(pull) if hasattr(a, "size"))
+    assert kept < 64 * 256 * 4 / 2, kept
 
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_leading_axes_and_half_precision(tier):
-    p = problem(6, 16, 8, bits=8, group=0, has_shift=False)
+    p = problem(6, 16, 8, bits=8)
     x = p.pop("x").astype(jnp.bfloat16)
     found = quantized_matmul(x.reshape(2, 3, 16), **p, implementation=tier)
     want, _ = exact(np.asarray(x, np.float32), **p)
@@ -75,18 +154,19 @@ def test_the_codes_of_a_leaf_as_they_are():
     ):
         leaf = q.encode(w)
         table = jnp.asarray(leaf.grid.table(), jnp.float32)
-        shift = None if leaf.zero is None else leaf.zero
         x = jax.random.normal(jax.random.key(1), (2, 96))
         found = quantized_matmul(
-            x, leaf.codes, table, leaf.scale, shift, columns=200, group=32, implementation="cpu"
-        )
+            x, leaf.codes, leaf.scale, leaf.zero, table=table, bits=4, columns=200, group=32,
+            implementation="cpu",
+        )  # fmt: skip
         np.testing.assert_allclose(found, x @ leaf.dense(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"table": jnp.zeros(17)}, "table must have 16 or 256"),
+        ({"bits": 3}, "bits must be 2, 4 or 8"),
+        ({"table": jnp.zeros(17)}, "table must have a number for each code, at most 16"),
         ({"columns": 9}, "codes must be"),
         ({"columns": 0}, "codes must be"),
         ({"group": -1}, "codes must be"),
@@ -96,14 +176,14 @@ def test_the_codes_of_a_leaf_as_they_are():
     ],
 )
 def test_what_does_not_go_together_is_refused(change, message):
-    p = {**problem(2, 4, 8, bits=4, group=0, has_shift=False), **change}
+    p = {**problem(2, 4, 8, bits=4), **change}
     with pytest.raises(ValueError, match=message):
         quantized_matmul(**p)
 
 
 def test_an_unknown_implementation_is_refused():
     with pytest.raises(NotImplementedError, match="reference, cpu, cpu_portable, got"):
-        quantized_matmul(**problem(2, 4, 8, bits=4, group=0, has_shift=False), implementation="tpu")
+        quantized_matmul(**problem(2, 4, 8, bits=4), implementation="tpu")
 
 
 @needs_compiler
@@ -111,7 +191,7 @@ def test_an_unknown_implementation_is_refused():
     "change",
     [
         {"bits": 3}, {"group": 0}, {"group": -5}, {"columns": 7}, {"table": 16 * 16}, {"runs": 2},
-        {"rank": 3}, {"rows": 5},
+        {"rank": 3}, {"rows": 5}, {"table": 256}, {"dtype": jnp.int16}, {"dtype": jnp.float32},
     ],
     ids=str,
 )  # fmt: skip
@@ -121,9 +201,14 @@ def test_the_handler_itself_refuses_forged_arguments(change):
     columns, k = change.get("columns", 8), change.get("rows", 4)
     x = jnp.ones((2, 4) if "rank" not in change else (1, 2, 4))
     table, scale = jnp.zeros(change.get("table", 16)), jnp.ones((change.get("runs", 1), 8))
-    args = (x, jnp.zeros((k, 4), jnp.uint8), table, scale, jnp.zeros((0, 0)))
+    args = (x, jnp.zeros((k, 4), change.get("dtype", jnp.uint8)), table, scale, jnp.zeros((0, 0)))
     call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct((2, columns), jnp.float32))
-    attributes = {"bits": change.get("bits", 4), "group": change.get("group", 4), "tier": 0}
+    attributes = {
+        "bits": change.get("bits", 4),
+        "group": change.get("group", 4),
+        "tier": 0,
+        "is_signed": False,
+    }
     with pytest.raises(Exception, match="quantized_matmul: "):
         jax.block_until_ready(call(*args, **attributes))
 
@@ -132,7 +217,7 @@ def test_without_a_compiler_the_reference_is_used_and_said_so(monkeypatch, tmp_p
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("EFFICIENT_CACHE", str(tmp_path))
     native.registered.cache_clear()
-    p = problem(2, 4, 8, bits=4, group=0, has_shift=False)
+    p = problem(2, 4, 8, bits=4)
     with pytest.warns(RuntimeWarning, match="the slower reference is used, as a C"):
         found = quantized_matmul(**p)
     want, slack = exact(**p)

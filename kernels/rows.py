@@ -1,0 +1,29 @@
+"""Rows: a kernel of x's rows under `vmap`: rows of a batch are rows like others."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def rows_together(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """`kernel(x, *rest)`, x [m, k] to [m, n]: where `vmap` maps over x alone, one call has all rows.
+
+    Where `rest` is mapped over too, the calls follow one another.
+    """
+    run = jax.custom_batching.custom_vmap(kernel)
+
+    @run.def_vmap
+    def _(size: int, is_mapped: list[Any], x: Any, *rest: Any) -> tuple[Any, bool]:
+        if is_mapped[0] and not any(jax.tree.leaves(is_mapped[1:])):
+            out = run(x.reshape(-1, x.shape[-1]), *rest)
+            return out.reshape(size, -1, out.shape[-1]), True
+        args = (x, *rest)
+        mapped = [
+            a if own is True else None if a is None else jnp.broadcast_to(a, (size, *a.shape))
+            for a, own in zip(args, is_mapped, strict=True)
+        ]
+        return jax.lax.map(lambda one: run(*one), tuple(mapped)), True
+
+    return run
