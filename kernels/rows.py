@@ -1,5 +1,6 @@
-"""Rows: a kernel of x's rows under `vmap`: rows of a batch are rows like others."""
+"""Rows: what a kernel takes of x; rows of a batch, `vmap`'s too, are rows like others."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,3 +28,8 @@ def rows_together(kernel: Callable[..., Any]) -> Callable[..., Any]:
         return jax.lax.map(lambda one: run(*one), tuple(mapped)), True
 
     return run
+
+
+def flat_rows(x: Any) -> Any:
+    """All leading axes of x as one, in float32."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(jnp.float32)

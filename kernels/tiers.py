@@ -1,5 +1,6 @@
 """Tiers: which implementation of an operation runs."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,27 +9,55 @@ import jax
 from efficient.kernels.native import registered
 
 
-def picked(
-    implementation: str | None, natives: Mapping[str, int], source: Path, symbol: str, target: str
-) -> str:
-    """The tier, of the reference and those in C++; `auto` is decided where the program is lowered.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Native:
+    """An operation's C++ tiers."""
 
-    Raises:
-      NotImplementedError: an implementation that is not to be had here.
-    """
-    if implementation is None:
-        return "auto" if registered(source, symbol, target) else "reference"
-    if implementation not in ("reference", *natives):
-        raise NotImplementedError(
-            f"implementation must be one of reference, {', '.join(natives)}, got {implementation!r}; "
-            "leave it out."
-        )
-    if implementation != "reference" and not registered(source, symbol, target):
-        raise NotImplementedError(
-            f"implementation must be one that this machine has, got {implementation!r}, for which nothing "
-            "could be compiled; install g++."
-        )
-    return implementation
+    name: str  # of the operation
+    source: Path
+    symbol: str  # of its handler
+    tiers: Mapping[str, int]  # by name, and what C++ knows them by
+
+    @property
+    def target(self) -> str:
+        """What the FFI knows it by."""
+        return f"efficient_{self.name}"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it could be compiled; the first to ask waits for that."""
+        return registered(self.source, self.symbol, self.target)
+
+    @property
+    def words(self) -> str:
+        """What a reader is told, when it picks its tier on the default device."""
+        is_native = jax.default_backend() == "cpu" and self.is_ready
+        return f"{self.name} ({'cpu' if is_native else 'reference'})"
+
+    def picked(self, implementation: str | None) -> str:
+        """The tier, of the reference and those in C++; `auto` is decided where the program is lowered.
+
+        Raises:
+          NotImplementedError: an implementation that is not to be had here.
+        """
+        if implementation is None:
+            return "auto" if self.is_ready else "reference"
+        if implementation not in ("reference", *self.tiers):
+            raise NotImplementedError(
+                f"implementation of {self.name} must be one of reference, {', '.join(self.tiers)}, got "
+                f"{implementation!r}; leave it out."
+            )
+        if implementation != "reference" and not self.is_ready:
+            raise NotImplementedError(
+                f"implementation must be one that this machine has, got {implementation!r}, for which "
+                "nothing could be compiled; install g++."
+            )
+        return implementation
+
+    def call(self, tier: str, shape: tuple[int, ...], *args: Any, **attributes: Any) -> jax.Array:
+        """The handler's float32 result of a shape."""
+        call = jax.ffi.ffi_call(self.target, jax.ShapeDtypeStruct(shape, jax.numpy.float32))
+        return call(*args, **attributes, tier=self.tiers.get(tier, 0))
 
 
 def by_tier(tier: str, plain: Callable[..., Any], native: Callable[..., Any], *args: Any) -> Any:
@@ -38,10 +67,3 @@ def by_tier(tier: str, plain: Callable[..., Any], native: Callable[..., Any], *a
     if tier != "auto":
         return native(*args)
     return jax.lax.platform_dependent(*args, cpu=native, default=plain)
-
-
-def tier_words(tier: str) -> str:
-    """What a reader is told of a tier: `auto` by the platform of the default device."""
-    if tier != "auto":
-        return tier
-    return "cpu" if jax.default_backend() == "cpu" else "reference"

@@ -28,6 +28,7 @@ class Consumption(NamedTuple):
     how: str  # "rule": the leaf's own; "layout": still a leaf afterwards; "dense": made an array
     where: str  # the name stack, as Flax writes module names there
     reason: str  # why dense; else empty
+    kernel: str = ""  # the kernel that computed it, and its tier, where there was one
 
 
 class Tracked(NamedTuple):
@@ -96,6 +97,10 @@ class Site:
         (out,) = self.frame.equation(self.eqn, operands)
         return out.leaf if isinstance(out, Tracked) else out
 
+    def computed_by(self, kernel: str) -> None:
+        """Writes down which kernel a rule hands this equation to."""
+        self.frame.kernel = kernel
+
     def emit(self, statistic: Any) -> None:
         """Hands a statistic of this leaf out of the program: see `observe`."""
         self.frame.emit(self.path, statistic)
@@ -109,6 +114,7 @@ class Frame:
     observing: bool = False  # statistics are handed out: nothing may hide a program from us
     log: list[Consumption] = dataclasses.field(default_factory=list)
     emitted: dict[str, Any] = dataclasses.field(default_factory=dict)
+    kernel: str = ""  # that the rule now asked has named
 
     def child(self) -> "Frame":
         """A frame for a program inside this one: the same policy and log, its own statistics."""
@@ -120,9 +126,10 @@ class Frame:
 
     def note(self, value: Tracked, eqn: Any, how: str, reason: str = "") -> None:
         """Writes down that `eqn` met a leaf."""
-        name = type(value.leaf).__name__
+        name, kernel = type(value.leaf).__name__, self.kernel
         where = str(eqn.source_info.name_stack)
-        self.log.append(Consumption(value.path, name, eqn.primitive.name, how, where, reason))
+        self.kernel = ""
+        self.log.append(Consumption(value.path, name, eqn.primitive.name, how, where, reason, kernel))
 
     def as_dense(self, value: Any, eqn: Any, reason: str) -> Any:
         """The array behind `value`; written down, or refused when strict."""

@@ -102,6 +102,15 @@ class Explanation:
     unused: tuple[str, ...]  # leaves that no equation met
 
     @property
+    def kernels(self) -> dict[str, str]:
+        """By path of the leaf, the kernels that its products were computed by, and their tiers."""
+        found: dict[str, list[str]] = {}
+        for c in self.consumptions:
+            if c.kernel and c.kernel not in found.setdefault(c.path, []):
+                found[c.path].append(c.kernel)
+        return {path: ", ".join(names) for path, names in found.items()}
+
+    @property
     def dense(self) -> tuple[str, ...]:
         """Paths of the leaves that some equation made dense."""
         return tuple(dict.fromkeys(c.path for c in self.consumptions if c.how == "dense"))
@@ -118,6 +127,7 @@ class Explanation:
         words = {"rule": "packed", "layout": "packed, moved"}
         for c, times in Counter(self.consumptions).items():
             how = f"[red]dense[/red]: {c.reason}" if c.how == "dense" else words[c.how]
+            how += f", by {c.kernel}" if c.kernel else ""
             by = c.primitive + (f" x{times}" if times > 1 else "")
             table.add_row(f"{c.path}\n{c.leaf}", by, *([c.where] if has_where else []), how)
         for path in self.unused:
@@ -129,10 +139,17 @@ class Explanation:
 
 
 def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
-    """Prints, and returns, where `fn` consumes each leaf of its arguments and what it makes dense.
+    """Prints, and returns, where `fn` consumes each leaf of its arguments, by which kernel, what dense.
 
     Nothing is computed: the program is run on shapes.
     """
+    explanation = explained(fn, *args, **kwargs)
+    Console().print(explanation)
+    return explanation
+
+
+def explained(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
+    """What `explain` returns, without printing it."""
     frame = Frame()
     pairs, _ = jax.tree_util.tree_flatten_with_path((args, kwargs), is_leaf=is_leaf)
     paths = [path_string(keys[2:]) or "the argument" for keys, value in pairs if is_leaf(value)]
@@ -147,9 +164,7 @@ def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     ]
     jax.eval_shape(abstract, *(flat[i] for i in arrays))
     met = {c.path for c in frame.log}
-    explanation = Explanation(tuple(frame.log), tuple(p for p in paths if p not in met))
-    Console().print(explanation)
-    return explanation
+    return Explanation(tuple(frame.log), tuple(p for p in paths if p not in met))
 
 
 def _filled(flat: list[Any], where: list[int], new: Any) -> list[Any]:

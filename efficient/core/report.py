@@ -1,7 +1,8 @@
 """Report: what packing did to a model: bytes by value, multiply-accumulates, measured time."""
 
 import dataclasses
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from efficient.core.cost import cost
 from efficient.core.leaf import dense, stored_bytes
-from efficient.core.lift import lift
+from efficient.core.lift import explained, lift
 from efficient.core.measure import Race, race
 from efficient.core.paths import flatten
 from efficient.core.words import array_words, as_text
@@ -36,6 +37,7 @@ class Report:
     packed_macs: int  # likewise, the leaves' own included
     times: Race  # first dense, second packed
     arguments: str  # at which it was measured: dtypes and shapes
+    kernels: Mapping[str, str]  # by path, the kernel of its products, and its tier; without one, XLA did them
 
     @property
     def dense_bytes(self) -> int:
@@ -64,6 +66,14 @@ class Report:
             return f"It got faster: {times}."
         return f"No difference beyond the noise: {times}."
 
+    @property
+    def by_kernel(self) -> str:
+        """Which kernels ran, and for how many values."""
+        counts = Counter(self.kernels.values())
+        if not counts:
+            return "Kernels: none; XLA computed the products of all leaves."
+        return "Kernels: " + ", ".join(f"{name} for {n}" for name, n in counts.most_common()) + "."
+
     def __rich__(self) -> RenderableType:
         table = Table("value", "dense", "packed", "ratio", title="What packing did")
         kept = [size for size in self.sizes if size.dense_bytes == size.packed_bytes]
@@ -77,7 +87,8 @@ class Report:
         table.add_section()
         table.add_row("total", *_bytes(self.dense_bytes, self.packed_bytes))
         macs = f"MACs: dense {self.dense_macs:,}, packed {self.packed_macs:,}."
-        return Group(table, macs, Text(self.verdict, style="red" if self.slower else ""))
+        verdict = Text(self.verdict, style="red" if self.slower else "")
+        return Group(table, macs, Text(self.by_kernel), verdict)
 
     def __str__(self) -> str:
         return as_text(self)
@@ -117,6 +128,7 @@ def compare(
         packed_macs=sum(equation.products for equation in cost(on_arrays, arrays, *args).equations),
         times=times,
         arguments=", ".join(map(array_words, jax.tree.leaves(args))),
+        kernels=explained(fn, packed, *args).kernels,
     )
 
 

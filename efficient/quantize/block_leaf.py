@@ -1,6 +1,7 @@
 """Block leaf: a weight as packed codes of a format, with a scale and perhaps a zero point a block."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from efficient.core.leaf import Leaf, is_leaf, leaf, static
 from efficient.core.rows import rows
 from efficient.quantize.blocks import Layout, spread
+from efficient.quantize.codes import Codes, numbering, product
 from efficient.quantize.format import Format
 from efficient.quantize.packing import pack_codes, unpack_codes
 
@@ -78,10 +80,49 @@ class BlockLeaf(Leaf):
         return dataclasses.replace(self, scale=again(plain(self.scale)), zero=again(self.zero))
 
     def dot_general(self, site: Any) -> Any:
-        """Rule: decoded where it is multiplied."""
-        return site.bind(self.dense())
+        """Rule: by a kernel of packed codes, or decoded where it is multiplied."""
+        out = product(site, self)
+        return site.bind(self.dense()) if out is None else out
 
     conv_general_dilated = dot_general
+
+    def as_codes(self, summed: int) -> Codes | None:
+        """The weight for kernels, or None: where blocks are no runs of rows, or codes straddle bytes."""
+        bits, shape = self.grid.bits if self.is_packed else 8, self.shape
+        layout = self.own_layout
+        is_whole = shape[-1] * bits % 8 == 0 or summed == len(shape) - 1
+        if bits not in (2, 4, 8) or len(layout) != self.codes.ndim or not is_whole or 0 in shape:
+            return None
+        spans = [span or n for span, n in zip(layout, shape, strict=True)]
+        inner, outer = spans[summed - 1], spans[: summed - 1]
+        if all(span == n for span, n in zip(spans[:summed], shape, strict=False)):
+            group, runs = 0, 1
+        elif all(span == 1 or n == 1 for span, n in zip(outer, shape, strict=False)) and (
+            shape[summed - 1] % inner == 0 or math.prod(shape[: summed - 1]) == 1
+        ):
+            group, runs = inner, math.prod(shape[: summed - 1]) * -(-shape[summed - 1] // inner)
+        else:
+            return None
+        table, is_signed = numbering(self.grid.table(), bits)
+        free = shape[summed:]
+
+        def of_runs(values: Any) -> Any:
+            if values is None:
+                return None
+            lead = values.reshape(runs, *values.shape[summed:]).astype(jnp.float32)
+            if lead.size == runs:
+                return lead.reshape(runs, 1)
+            return spread(lead, (1, *layout[summed:]), (runs, *free)).reshape(runs, math.prod(free))
+
+        return Codes(
+            codes=self.codes.reshape(math.prod(shape[:summed]), -1),
+            scale=of_runs(plain(self.scale)),
+            shift=of_runs(self.zero),
+            table=table,
+            bits=bits,
+            group=group,
+            is_signed=is_signed,
+        )
 
     def gather(self, site: Any) -> Any:
         """Rule: only the rows asked for are decoded; one out of bounds is NaN where the mode says so."""

@@ -4,6 +4,7 @@ Source: Han, Mao and Dally, 2016, arXiv:1510.00149, section 3 ("Trained quantiza
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from efficient.core.leaf import Leaf, leaf, static
 from efficient.core.per_leaf import per_leaf
 from efficient.core.rows import rows
 from efficient.core.transform import State, Transform, recipe
+from efficient.quantize.codes import Codes, product
 from efficient.quantize.kmeans import Initialisation, kmeans
 
 
@@ -57,8 +59,23 @@ class CodebookLeaf(Leaf):
     transpose = reshape = squeeze = slice = dynamic_slice = broadcast_in_dim = rev = _rearranged
 
     def dot_general(self, site: Any) -> Any:
-        """Rule: the shared weights are looked up where they are multiplied."""
-        return site.bind(self.dense())
+        """Rule: the shared weights are looked up where they are multiplied, by a kernel if there is one."""
+        out = product(site, self)
+        return site.bind(self.dense()) if out is None else out
+
+    def as_codes(self, summed: int) -> Codes | None:
+        """The weight for kernels; None where each layer has a codebook of its own."""
+        if self.codebook.ndim > 1 or 0 in self.shape:
+            return None
+        return Codes(
+            codes=self.indices.reshape(math.prod(self.shape[:summed]), -1),
+            scale=jnp.ones((1, 1), jnp.float32),
+            shift=None,
+            table=self.codebook,
+            bits=8,
+            group=0,
+            is_signed=False,
+        )
 
     conv_general_dilated = dot_general
 

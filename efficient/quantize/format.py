@@ -83,7 +83,8 @@ class Format(Constant, abc.ABC):
 
     def table(self) -> np.ndarray:
         """The number of every code, float32[2^bits]; NaN where a code stands for none."""
-        return np.asarray(self.decode(jnp.arange(2**self.bits, dtype=jnp.uint8)))
+        with jax.ensure_compile_time_eval():
+            return np.asarray(self.decode(jnp.arange(2**self.bits, dtype=jnp.uint8)))
 
 
 def safe(scale: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

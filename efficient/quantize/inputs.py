@@ -17,7 +17,9 @@ from jaxtyping import Array, Float
 from efficient.core.per_leaf import per_leaf
 from efficient.core.statistics import bin_edges, known
 from efficient.core.transform import Key, State, Transform, recipe
+from efficient.quantize.codes import Step
 from efficient.quantize.format import Format, round_to, safe
+from efficient.quantize.formats.integer import Integer
 from efficient.quantize.product_leaf import ProductLeaf, ProductRule
 from efficient.quantize.range import Range
 
@@ -38,6 +40,13 @@ def on_grid(x: Float[Array, "*shape"], low: Any, high: Any, grid: Format) -> Flo
     return (round_to(grid, x.astype(jnp.float32) / safe(scale) + shift) - shift) * scale
 
 
+def whole_step(low: Any, high: Any, grid: Format) -> Step | None:
+    """The step of `on_grid`, where the grid is that of 8-bit integers and one range serves all."""
+    if not isinstance(grid, Integer) or grid.bits != 8 or jnp.size(low) != 1:
+        return None
+    return Step(safe(grid.scaled(low, high)[0]).reshape(()))
+
+
 @dataclasses.dataclass(frozen=True)
 class KnownReach(ProductRule):
     """Inputs on a grid that covers a range. `args`: (low, high)."""
@@ -50,6 +59,12 @@ class KnownReach(ProductRule):
         low, high = args
         return on_grid(x, low, high, self.format)
 
+    def step(self, x: Any, args: Any) -> Step | None:
+        """That of the range."""
+        del x
+        low, high = args
+        return whole_step(low, high, self.format)
+
 
 @dataclasses.dataclass(frozen=True)
 class OwnReach(ProductRule):
@@ -61,10 +76,21 @@ class OwnReach(ProductRule):
     def before(self, x: Any, args: Any, axes: tuple[int, ...]) -> Any:
         """Rounded; nothing is clipped."""
         del args
-        over = axes if self.per_token else None
-        still = jax.lax.stop_gradient(x).astype(jnp.float32)
-        low, high = (f(still, axis=over, keepdims=True) for f in (jnp.min, jnp.max))
-        return on_grid(x, low, high, self.format)
+        return on_grid(x, *_own_ends(x, axes if self.per_token else None), self.format)
+
+    def step(self, x: Any, args: Any) -> Step | None:
+        """Each row's own, or that of the largest magnitude."""
+        del args
+        low, high = _own_ends(x, None)
+        step = whole_step(low, high, self.format)
+        return Step(None) if step is not None and self.per_token else step
+
+
+def _own_ends(x: Any, axes: tuple[int, ...] | None) -> tuple[Any, Any]:
+    """The least and the largest, over some axes or all, which are kept."""
+    still = jax.lax.stop_gradient(x).astype(jnp.float32)
+    low, high = (f(still, axis=axes, keepdims=True) for f in (jnp.min, jnp.max))
+    return low, high
 
 
 @recipe

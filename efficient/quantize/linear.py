@@ -17,6 +17,7 @@ from efficient.core.leaf import Leaf, leaf, static
 from efficient.core.per_leaf import per_leaf
 from efficient.core.rows import rows
 from efficient.core.transform import State, Transform, recipe
+from efficient.quantize.codes import Codes, by_columns, product
 
 
 @leaf
@@ -47,7 +48,10 @@ class QuantizedLeaf(Leaf):
         return dataclasses.replace(self, scale=scale)
 
     def dot_general(self, site: Any) -> Any:
-        """Rule: matmul with the integers; the scale meets the result, or the input if it is summed over."""
+        """Rule: by a kernel; or with the integers, the scale at the result, or the input if summed over."""
+        out = product(site, self)
+        if out is not None:
+            return out
         c = contraction(site)
         varies = {axis for axis, size in enumerate(self.scale.shape) if size != 1}
         values = self.values.astype(self.out_dtype)
@@ -64,7 +68,10 @@ class QuantizedLeaf(Leaf):
         return site.bind(values, other=scaled).astype(site.out_dtype)
 
     def conv_general_dilated(self, site: Any) -> Any:
-        """Rule: convolve with the integers, then scale each output channel."""
+        """Rule: by a kernel; or convolve with the integers, then scale each output channel."""
+        found = product(site, self)
+        if found is not None:
+            return found
         numbers = site.params["dimension_numbers"]
         out_axis = numbers.rhs_spec[0]
         others = [size for axis, size in enumerate(self.scale.shape) if axis != out_axis]
@@ -74,6 +81,20 @@ class QuantizedLeaf(Leaf):
         shape = [1] * out.ndim
         shape[numbers.out_spec[1]] = self.scale.size
         return (out * self.scale.reshape(shape)).astype(site.out_dtype)
+
+    def as_codes(self, summed: int) -> Codes | None:
+        """The weight for kernels; None where a scale is summed over."""
+        if math.prod(self.scale.shape[:summed]) != 1 or 0 in self.shape:
+            return None
+        return Codes(
+            codes=self.values.reshape(math.prod(self.shape[:summed]), -1),
+            scale=by_columns(self.scale, self.shape, summed),
+            shift=None,
+            table=None,
+            bits=8,
+            group=0,
+            is_signed=True,
+        )
 
     def gather(self, site: Any) -> Any:
         """Rule: rows of an embedding, scaled; a row out of bounds is NaN where the mode says so."""

@@ -13,6 +13,7 @@ import jax
 from efficient.core.constant import Constant
 from efficient.core.contraction import contraction
 from efficient.core.leaf import Leaf, is_leaf, leaf, static
+from efficient.quantize.codes import Step, product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,11 @@ class ProductRule(Constant, abc.ABC):
         """What enters the product in place of `x`, of its shape and dtype; `axes` are those summed over."""
         del args, axes
         return x
+
+    def step(self, x: Any, args: Any) -> Step | None:
+        """The step, where `before` rounds to 8-bit integers, by one step for all or one a sum; else None."""
+        del x, args
+        return None
 
     def after(self, y: Any, args: Any) -> Any:
         """What leaves it in place of `y`."""
@@ -99,6 +105,11 @@ class ProductLeaf(Leaf):
         return self._product(site, (lhs_spec[1],))
 
     def _product(self, site: Any, axes: tuple[int, ...]) -> Any:
+        step = self.rule.step(site.other, self.args)
+        if step is not None:
+            out = product(site, self.weight, step=step)
+            if out is not None:
+                return self.rule.after(out, self.args).astype(site.out_dtype)
         x = self.rule.before(site.other, self.args, axes).astype(site.other.dtype)
         out = site.bind(self.weight, other=x)
         return self.rule.after(out, self.args).astype(site.out_dtype)

@@ -41,9 +41,7 @@ def from_qwix(array: Any) -> BlockLeaf:
         raise ValueError(
             f"scale must divide the axes of {value.shape}, got {scale.shape}; quantize with qwix.quantize."
         )
-    layout = tuple(
-        0 if m == 1 and n > 1 else n // m for n, m in zip(value.shape, scale.shape, strict=True)
-    )
+    layout = tuple(0 if m == 1 and n > 1 else n // m for n, m in zip(value.shape, scale.shape, strict=True))
     common = {"layout": layout, "dtype": scale.dtype}
     if name == "nf4":
         return _of_codes(value.astype(jnp.uint8), scale, grid=NF4, **common)

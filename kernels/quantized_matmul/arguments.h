@@ -6,12 +6,8 @@
 #include <cstdint>
 #include <string>
 
+#include "instructions.h"
 #include "xla/ffi/api/ffi.h"
-
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define EFFICIENT_X86 1
-#include <immintrin.h>
-#endif
 
 namespace efficient {
 

@@ -1,6 +1,5 @@
 """How a matrix is kept in codes, as both products take it, and what is refused before any compute."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -89,8 +88,3 @@ def _rows(values: Float[Array, "..."], shape: tuple[int, ...], group: int) -> Fl
     """A number of each run of rows, at every row and column."""
     whole = jnp.repeat(values, min(group, max(shape[0], 1)), axis=0)[: shape[0]]
     return jnp.broadcast_to(whole, shape)
-
-
-def flat_rows(x: Any) -> Any:
-    """All leading axes of x as one, in float32."""
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(jnp.float32)

@@ -27,10 +27,8 @@ namespace {
 
 using efficient::FloatProblem;
 using efficient::kColumns;
-using efficient::kRows;
 
-constexpr int64_t kChunk = 96;  // rows of x that one task multiplies with a tile
-constexpr int64_t kFew = 8;     // rows of x up to which they are multiplied in registers
+constexpr int64_t kFew = 8;  // rows of x up to which they are multiplied in registers
 
 // The number of every code, at least 16 of them: 4 come four times.
 std::vector<float> Numbers(const FloatProblem& p) {
@@ -61,49 +59,6 @@ void Decode(const FloatProblem& p, const std::vector<float>& table, int64_t k0, 
   }
 }
 
-// acc[r][kColumns] += x[m0 + r, k0..k1] tile, for r < rows.
-#if EFFICIENT_X86 && !defined(__clang__)
-__attribute__((target_clones("avx2", "default")))
-#endif
-void MultiplyAny(const FloatProblem& p, int64_t m0, int64_t rows, int64_t k0, int64_t k1, const float* tile,
-                 float* acc) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* x = p.x + (m0 + r) * p.k;
-    float* sums = acc + r * kColumns;
-    for (int64_t k = k0; k < k1; ++k) {
-      const float value = x[k];
-      const float* row = tile + (k - k0) * kColumns;
-      for (int64_t j = 0; j < kColumns; ++j) sums[j] += value * row[j];
-    }
-  }
-}
-
-// Columns n0 to n1 of rows m0 to m1, through tiles; `wide` decodes a whole one, if given.
-template <typename Wide, typename Multiply>
-void Tiled(const FloatProblem& p, const std::vector<float>& table, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
-           const Wide& wide, const Multiply& multiply) {
-  std::vector<float> tile(kRows * kColumns), acc((m1 - m0) * kColumns, 0.0f);
-  for (int64_t k0 = 0; k0 < p.k; k0 += kRows) {
-    const int64_t k1 = std::min(p.k, k0 + kRows);
-    if (n1 - n0 < kColumns || !wide(k0, k1, n0, tile.data()))
-      Decode(p, table, k0, k1, n0, n1 - n0, tile.data());
-    multiply(p, m0, m1 - m0, k0, k1, tile.data(), acc.data());
-  }
-  for (int64_t m = m0; m < m1; ++m)
-    std::memcpy(p.y + m * p.n + n0, acc.data() + (m - m0) * kColumns, sizeof(float) * (n1 - n0));
-}
-
-// All columns from `first` on, of all rows, through tiles.
-template <typename Wide, typename Multiply>
-void AllTiled(const FloatProblem& p, ffi::ThreadPool& pool, const std::vector<float>& table, int64_t first,
-              const Wide& wide, const Multiply& multiply) {
-  const int64_t across = (p.n - first + kColumns - 1) / kColumns, down = (p.m + kChunk - 1) / kChunk;
-  efficient::ParallelFor(pool, across * down, p.m * (p.n - first) * p.k, [&](int64_t i) {
-    const int64_t n0 = first + (i % across) * kColumns, m0 = (i / across) * kChunk;
-    Tiled(p, table, m0, std::min(p.m, m0 + kChunk), n0, std::min(p.n, n0 + kColumns), wide, multiply);
-  });
-}
-
 #if EFFICIENT_X86
 
 // Sums of x over each run of rows: what a shift is multiplied with.
@@ -127,11 +82,14 @@ void RunWide(const FloatProblem& p, ffi::ThreadPool& pool, const std::vector<flo
     });
     done = p.n / 128 * 128;
   }
-  const auto wide = [&](int64_t k0, int64_t k1, int64_t n0, float* tile) {
-    efficient::Decode512<Reader>(p, table.data(), k0, k1, n0, tile);
-    return true;
+  const auto decode = [&](int64_t k0, int64_t k1, int64_t n0, int64_t columns, float* tile) {
+    if (columns == kColumns) {
+      efficient::Decode512<Reader>(p, table.data(), k0, k1, n0, tile);
+    } else {
+      Decode(p, table, k0, k1, n0, columns, tile);
+    }
   };
-  AllTiled(p, pool, table, done, wide, efficient::Multiply512);
+  efficient::Tiled(pool, p.x, p.m, p.k, p.n, done, 1, p.y, decode, efficient::Multiply512);
 }
 
 void RunWideAny(const FloatProblem& p, ffi::ThreadPool& pool, const std::vector<float>& table) {
@@ -167,7 +125,10 @@ ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::AnyBuffer cod
     return ffi::Error::Success();
   }
 #endif
-  AllTiled(p, pool, numbers, 0, [](int64_t, int64_t, int64_t, float*) { return false; }, MultiplyAny);
+  const auto decode = [&](int64_t k0, int64_t k1, int64_t n0, int64_t columns, float* tile) {
+    Decode(p, numbers, k0, k1, n0, columns, tile);
+  };
+  efficient::Tiled(pool, p.x, p.m, p.k, p.n, 0, 1, p.y, decode, efficient::MultiplyAny);
   return ffi::Error::Success();
 }
 

@@ -12,14 +12,6 @@
 
 namespace efficient {
 
-#define EFFICIENT_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
-
-inline bool HasAvx512() {
-  static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return has;
-}
-
 EFFICIENT_AVX512 inline __m128i Bytes(const uint8_t* from) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
 }
@@ -126,36 +118,6 @@ EFFICIENT_AVX512 void Decode512(const FloatProblem& p, const float* table, int64
       _mm512_storeu_ps(row + 16 * c, _mm512_mul_ps(numbers[c], by));
     }
   }
-}
-
-template <int R>
-EFFICIENT_AVX512 inline void MultiplyRows(const FloatProblem& p, int64_t m0, int64_t k0, int64_t k1,
-                                          const float* tile, float* acc) {
-  __m512 sums[R][4];
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_loadu_ps(acc + r * kColumns + 16 * c);
-  for (int64_t k = k0; k < k1; ++k) {
-    const float* row = tile + (k - k0) * kColumns;
-    const __m512 w0 = _mm512_loadu_ps(row), w1 = _mm512_loadu_ps(row + 16);
-    const __m512 w2 = _mm512_loadu_ps(row + 32), w3 = _mm512_loadu_ps(row + 48);
-    for (int r = 0; r < R; ++r) {
-      const __m512 value = _mm512_set1_ps(p.x[(m0 + r) * p.k + k]);
-      sums[r][0] = _mm512_fmadd_ps(value, w0, sums[r][0]);
-      sums[r][1] = _mm512_fmadd_ps(value, w1, sums[r][1]);
-      sums[r][2] = _mm512_fmadd_ps(value, w2, sums[r][2]);
-      sums[r][3] = _mm512_fmadd_ps(value, w3, sums[r][3]);
-    }
-  }
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < 4; ++c) _mm512_storeu_ps(acc + r * kColumns + 16 * c, sums[r][c]);
-}
-
-// acc[r][kColumns] += x[m0 + r, k0..k1] tile, for r < rows.
-EFFICIENT_AVX512 inline void Multiply512(const FloatProblem& p, int64_t m0, int64_t rows, int64_t k0, int64_t k1,
-                                         const float* tile, float* acc) {
-  int64_t r = 0;
-  for (; r + 6 <= rows; r += 6) MultiplyRows<6>(p, m0 + r, k0, k1, tile, acc + r * kColumns);
-  for (; r < rows; ++r) MultiplyRows<1>(p, m0 + r, k0, k1, tile, acc + r * kColumns);
 }
 
 // y[m0.., n0 .. n0 + 128] of R rows; all 128 columns are there. `x_sums` are sums of x over each run of rows.

@@ -5,11 +5,9 @@
 #include <cstdint>
 
 #include "arguments.h"
+#include "tile.h"
 
 namespace efficient {
-
-constexpr int64_t kColumns = 64;  // of a tile
-constexpr int64_t kRows = 128;    // of a tile
 
 struct FloatProblem : Sizes {
   const float* x;

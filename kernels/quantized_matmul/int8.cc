@@ -117,9 +117,7 @@ void RunWide(const Problem& p, ffi::ThreadPool& pool, bool has_tiles) {
 #endif  // EFFICIENT_X86
 
 // The same for any machine, 64 columns at a time.
-#if EFFICIENT_X86 && !defined(__clang__)
-__attribute__((target_clones("avx2", "default")))
-#endif
+EFFICIENT_CLONES
 void Portable(const Problem& p, int64_t m0, int64_t m1, int64_t n0) {
   const int64_t columns = std::min(kBlock, p.n - n0), rows = m1 - m0;
   std::vector<int16_t> tile(kPiece * kBlock, 0);

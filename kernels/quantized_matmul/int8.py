@@ -4,24 +4,24 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from efficient.kernels.derivative import derived_from
 from efficient.kernels.quantized_matmul.arguments import (
     Packing,
     checked_packing,
-    flat_rows,
     single_precision,
 )
 from efficient.kernels.quantized_matmul.reference import int8_reference
-from efficient.kernels.rows import rows_together
-from efficient.kernels.tiers import by_tier, picked
+from efficient.kernels.rows import flat_rows, rows_together
+from efficient.kernels.tiers import Native, by_tier
 from jaxtyping import Array, Float, Int8, Num, UInt8
 
-TARGET = "efficient_int8_matmul"
-SYMBOL = "EfficientInt8Matmul"
-NATIVES = {"cpu": 0, "cpu_portable": 1, "cpu_vnni": 2}  # and what C++ knows them by
-SOURCE = Path(__file__).parent / "int8.cc"
+NATIVE = Native(
+    name="int8_matmul",
+    source=Path(__file__).parent / "int8.cc",
+    symbol="EfficientInt8Matmul",
+    tiers={"cpu": 0, "cpu_portable": 1, "cpu_vnni": 2},
+)
 
 
 def int8_matmul(
@@ -68,18 +68,20 @@ def int8_matmul(
     packing = checked_packing(
         x, codes, scale, shift, bits=bits, columns=columns, group=group, is_signed=is_signed
     )
-    tier = picked(implementation, NATIVES, SOURCE, SYMBOL, TARGET)
+    tier = NATIVE.picked(implementation)
     plain = functools.partial(int8_reference, packing=packing)
-    native = rows_together(functools.partial(_native, packing=packing, tier=NATIVES.get(tier, 0)))
+    native = rows_together(functools.partial(_native, packing=packing, tier=tier))
     run = derived_from(plain, functools.partial(by_tier, tier, plain, native))
     out = run(flat_rows(x), codes, *map(single_precision, (scale, shift, x_scale)))
     return out.reshape(*x.shape[:-1], columns).astype(x.dtype)
 
 
-def _native(x: Any, codes: Any, scale: Any, shift: Any, step: Any, *, packing: Packing, tier: int) -> Any:
+def _native(x: Any, codes: Any, scale: Any, shift: Any, step: Any, *, packing: Packing, tier: str) -> Any:
     """The C++ kernel."""
-    call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct((x.shape[0], packing.columns), jnp.float32))
-    return call(
+    shape = (x.shape[0], packing.columns)
+    return NATIVE.call(
+        tier,
+        shape,
         x,
         codes,
         scale,
@@ -88,5 +90,4 @@ def _native(x: Any, codes: Any, scale: Any, shift: Any, step: Any, *, packing: P
         bits=packing.bits,
         group=packing.group,
         is_signed=packing.is_signed,
-        tier=tier,
     )

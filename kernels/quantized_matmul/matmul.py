@@ -4,25 +4,25 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from efficient.kernels.derivative import derived_from
 from efficient.kernels.quantized_matmul.arguments import (
     Packing,
     checked_packing,
     filled_table,
-    flat_rows,
     single_precision,
 )
 from efficient.kernels.quantized_matmul.reference import reference
-from efficient.kernels.rows import rows_together
-from efficient.kernels.tiers import by_tier, picked
+from efficient.kernels.rows import flat_rows, rows_together
+from efficient.kernels.tiers import Native, by_tier
 from jaxtyping import Array, Float, Int8, Num, UInt8
 
-TARGET = "efficient_quantized_matmul"
-SYMBOL = "EfficientQuantizedMatmul"
-NATIVES = {"cpu": 0, "cpu_portable": 1}  # and what C++ knows them by
-SOURCE = Path(__file__).parent / "cpu.cc"
+NATIVE = Native(
+    name="quantized_matmul",
+    source=Path(__file__).parent / "cpu.cc",
+    symbol="EfficientQuantizedMatmul",
+    tiers={"cpu": 0, "cpu_portable": 1},
+)
 
 
 def quantized_matmul(
@@ -66,19 +66,21 @@ def quantized_matmul(
         x, codes, scale, shift, bits=bits, columns=columns, group=group, is_signed=is_signed
     )
     table = None if table is None else filled_table(table, bits)
-    tier = picked(implementation, NATIVES, SOURCE, SYMBOL, TARGET)
+    tier = NATIVE.picked(implementation)
     plain = functools.partial(reference, packing=packing)
-    native = rows_together(functools.partial(_native, packing=packing, tier=NATIVES.get(tier, 0)))
+    native = rows_together(functools.partial(_native, packing=packing, tier=tier))
     run = derived_from(plain, functools.partial(by_tier, tier, plain, native))
     out = run(flat_rows(x), codes, single_precision(scale), single_precision(shift), table)
     return out.reshape(*x.shape[:-1], columns).astype(x.dtype)
 
 
-def _native(x: Any, codes: Any, scale: Any, shift: Any, table: Any, *, packing: Packing, tier: int) -> Any:
+def _native(x: Any, codes: Any, scale: Any, shift: Any, table: Any, *, packing: Packing, tier: str) -> Any:
     """The C++ kernel."""
-    call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct((x.shape[0], packing.columns), jnp.float32))
+    shape = (x.shape[0], packing.columns)
     none, empty = jnp.zeros((0, 0), jnp.float32), jnp.zeros(0, jnp.float32)
-    return call(
+    return NATIVE.call(
+        tier,
+        shape,
         x,
         codes,
         empty if table is None else table,
@@ -87,5 +89,4 @@ def _native(x: Any, codes: Any, scale: Any, shift: Any, table: Any, *, packing: 
         bits=packing.bits,
         group=packing.group,
         is_signed=packing.is_signed,
-        tier=tier,
     )

@@ -286,7 +286,9 @@ def test_compiling_200_values_takes_well_under_a_second():
 def report_of(dense_ms: tuple[float, ...], packed_ms: tuple[float, ...]) -> Report:
     times = Race(first=Timing(samples_ms=dense_ms), second=Timing(samples_ms=packed_ms))
     sizes = (Size(path="a", dense_bytes=400, packed_bytes=100), Size(path="b", dense_bytes=8, packed_bytes=8))
-    return Report(sizes=sizes, dense_macs=12, packed_macs=6, times=times, arguments="float32[1, 4]")
+    return Report(
+        sizes=sizes, dense_macs=12, packed_macs=6, times=times, arguments="float32[1, 4]", kernels={}
+    )
 
 
 def test_the_verdict_follows_the_quartiles():

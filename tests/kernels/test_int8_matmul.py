@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from efficient.kernels import native
 from efficient.kernels.quantized_matmul import int8_matmul
-from efficient.kernels.quantized_matmul.int8 import SOURCE, SYMBOL, TARGET
+from efficient.kernels.quantized_matmul.int8 import NATIVE
 
 from tests.kernels.packed_cases import SHAPES, TIERS, by_row, needs_compiler, problem, whole_numbers
 
@@ -158,12 +157,12 @@ def test_an_unknown_implementation_is_refused():
 )  # fmt: skip
 def test_the_handler_itself_refuses_forged_arguments(change):
     """Whatever calls the target, shapes are checked before any memory is read."""
-    assert native.registered(SOURCE, SYMBOL, TARGET)
+    assert NATIVE.is_ready
     x = jnp.ones((2, 4) if "rank" not in change else (1, 2, 4))
     codes = jnp.zeros((change.get("rows", 4), 4), change.get("dtype", jnp.uint8))
     scale, shift = jnp.ones((change.get("runs", 1), 8)), jnp.zeros(change.get("shift", (0, 0)))
     args = (x, codes, scale, shift, jnp.ones(change.get("steps", 0)))
-    call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct((2, change.get("columns", 8)), jnp.float32))
+    call = jax.ffi.ffi_call(NATIVE.target, jax.ShapeDtypeStruct((2, change.get("columns", 8)), jnp.float32))
     attributes = {
         "bits": change.get("bits", 4),
         "group": change.get("group", 4),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from efficient.kernels import native
 from efficient.kernels.quantized_matmul import quantized_matmul
-from efficient.kernels.quantized_matmul.matmul import SOURCE, SYMBOL, TARGET
+from efficient.kernels.quantized_matmul.matmul import NATIVE
 
 from efficient.quantize import quantizers
 from efficient.quantize.blocks import group as blocks_of
@@ -197,12 +197,12 @@ def test_an_unknown_implementation_is_refused():
 )  # fmt: skip
 def test_the_handler_itself_refuses_forged_arguments(change):
     """Whatever calls the target, shapes are checked before any memory is read."""
-    assert native.registered(SOURCE, SYMBOL, TARGET)
+    assert NATIVE.is_ready
     columns, k = change.get("columns", 8), change.get("rows", 4)
     x = jnp.ones((2, 4) if "rank" not in change else (1, 2, 4))
     table, scale = jnp.zeros(change.get("table", 16)), jnp.ones((change.get("runs", 1), 8))
     args = (x, jnp.zeros((k, 4), change.get("dtype", jnp.uint8)), table, scale, jnp.zeros((0, 0)))
-    call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct((2, columns), jnp.float32))
+    call = jax.ffi.ffi_call(NATIVE.target, jax.ShapeDtypeStruct((2, columns), jnp.float32))
     attributes = {
         "bits": change.get("bits", 4),
         "group": change.get("group", 4),

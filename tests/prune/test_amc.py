@@ -95,8 +95,8 @@ def polynomial(draw):
     one, two = draw.random(3) * 10, draw.random(2)
     names = list(SIZES)
     pairs = [(two[i], names[i], names[i + 1]) for i in range(2)]
-    return lambda c: sum(w * c[a] * c[b] for w, a, b in pairs) + sum(
-        w * c[n] for w, n in zip(one, names, strict=True)
+    return lambda c: (
+        sum(w * c[a] * c[b] for w, a, b in pairs) + sum(w * c[n] for w, n in zip(one, names, strict=True))
     )
 
 

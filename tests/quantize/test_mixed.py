@@ -36,6 +36,7 @@ KEY = jax.random.key(0)
 WEIGHTS_ONLY = [Widths(bits, 32) for bits in range(2, 9)]
 ALL = [Widths(w, i) for w in range(2, 9) for i in range(2, 9)]
 
+
 def uses_of(name):
     model, x = zoo.get(name)
     return list(layer_uses(model.apply, jax.eval_shape(model.init, KEY, x), x))

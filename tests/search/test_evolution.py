@@ -23,7 +23,7 @@ def test_it_finds_the_optimum_and_random_search_does_not():
     found = evolve(near, 4, evaluations=400, key=KEY)
     # The nearest of 400 even draws in four dimensions is some 400^(-1/4) / 2 = 0.11 away.
     random = evolve(near, 4, evaluations=400, key=KEY, config=Evolution(population=400))
-    assert found.best.score > -0.1**2
+    assert found.best.score > -(0.1**2)
     assert found.best.score > random.best.score
     assert found.best.score == max(one.score for one in found.history) == near(found.best.vector)
     assert len(found.history) == len(random.history) == 400

@@ -1,0 +1,82 @@
+"""Codes: a quantized weight as kernels take it, a matrix of codes, and its products.
+
+A leaf's rule asks `product`; where the axes or the format are none of a kernel's, it gets None and decodes.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from efficient.core.matrix_site import MatrixSite, matrix_site
+from efficient.kernels.quantized_matmul import int8, int8_matmul, matmul, quantized_matmul
+
+MOST_PATCHES = 256  # rows up to which a float convolution is faster as a product of patches
+
+
+class Codes(NamedTuple):
+    """W [k, n] in codes; see `kernels.quantized_matmul`."""
+
+    codes: Any  # bytes [k, ceil(n * bits / 8)]
+    scale: Any  # [runs, n or 1]
+    shift: Any  # the same, or None
+    table: Any  # the number of every code, or None: whole numbers
+    bits: int
+    group: int  # rows of a run, 0: all
+    is_signed: bool
+
+
+class Step(NamedTuple):
+    """How x is rounded: to -127..127 steps."""
+
+    size: Any  # of all of x, a scalar; None: each row's largest magnitude / 127
+
+
+def product(site: Any, leaf: Any, *, step: Step | None = None) -> Any:
+    """A site's result by a kernel; None where it is none of a kernel's.
+
+    Args:
+      site: of a `dot_general` or a `conv_general_dilated`.
+      leaf: has `as_codes(summed)`: its `Codes` with so many leading axes summed over, or None.
+      step: how x is rounded to 8 bits; None leaves it as it is.
+    """
+    if not hasattr(leaf, "as_codes"):
+        return None
+    found = matrix_site(site, most_patches=MOST_PATCHES if step is None else None)
+    if found is None or (step is not None and step.size is None and found.is_patches):
+        return None
+    codes = leaf.as_codes(found.summed)
+    if codes is None or (step is not None and codes.table is not None):
+        return None
+    site.computed_by((matmul if step is None else int8).NATIVE.words)
+    return found.result(multiplied(found, codes, step))
+
+
+def multiplied(found: MatrixSite, codes: Codes, step: Step | None) -> jax.Array:
+    """Rows of x times W, in float32."""
+    x, options = found.x.astype(jnp.float32), codes._asdict()
+    options |= {"columns": math.prod(found.columns)}
+    if step is None:
+        return quantized_matmul(x, **options)
+    del options["table"]
+    return int8_matmul(x, **options, x_scale=step.size)
+
+
+def numbering(table: np.ndarray, bits: int) -> tuple[Any, bool]:
+    """`(table or None, is_signed)` for codes of so many bits that stand for the numbers of a table."""
+    count = len(table)
+    if np.array_equal(table, np.arange(count)):
+        return None, False
+    if count == 2**bits and np.array_equal(table, (np.arange(count) + count // 2) % count - count // 2):
+        return None, True
+    return jnp.asarray(table), False
+
+
+def by_columns(values: Any, shape: tuple[int, ...], summed: int) -> Any:
+    """Numbers that broadcast against a weight and are the same along what is summed over, as [1, n or 1]."""
+    free = shape[summed:]
+    if values.size == 1:
+        return values.reshape(1, 1)
+    return jnp.broadcast_to(values.reshape(values.shape[summed:]), free).reshape(1, math.prod(free))

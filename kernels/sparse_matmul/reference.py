@@ -1,0 +1,51 @@
+"""Reference: W made dense in plain jnp, then a float32 product. The oracle of every tier."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+
+def times(x: Float[Array, "m k"], weights: Float[Array, "k n"]) -> Float[Array, "m n"]:
+    """X W in float32, at the highest precision."""
+    return jnp.matmul(x, weights.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+
+
+def line_of_each(pointers: Any, entries: int) -> Int[Array, " entries"]:
+    """The line of each entry; of those after the last, one past the last line."""
+    begun = jnp.zeros(entries, jnp.int32).at[pointers[1:].astype(jnp.int32)].add(1, mode="drop")
+    return jnp.cumsum(begun)
+
+
+def dense_of_lines(values: Any, indices: Any, pointers: Any, *, shape: tuple[int, int], by_row: bool) -> Any:
+    """W of compressed rows, or of columns."""
+    lines, places = line_of_each(pointers, values.shape[0]), indices.astype(jnp.int32)
+    where = (lines, places) if by_row else (places, lines)
+    return jnp.zeros(shape, values.dtype).at[where].add(values, mode="drop")
+
+
+def dense_of_blocks(values: Any, columns: Any, pointers: Any, *, shape: tuple[int, int]) -> Any:
+    """W of the blocks that are present."""
+    _, height, width = values.shape
+    down, across = -(-shape[0] // height), -(-shape[1] // width)
+    where = (line_of_each(pointers, values.shape[0]), columns.astype(jnp.int32))
+    blocks = jnp.zeros((down, across, height, width), values.dtype).at[where].add(values, mode="drop")
+    return blocks.swapaxes(1, 2).reshape(down * height, across * width)[: shape[0], : shape[1]]
+
+
+def dense_of_groups(values: Any, positions: UInt8[Array, " bytes"], *, rows: int, m: int) -> Any:
+    """W of n values of every m neighbours along its rows."""
+    groups, _, columns = values.shape
+    places = places_of(positions, values.shape, m)
+    of_group = jax.lax.broadcasted_iota(jnp.int32, (groups, 1, m, columns), 2)
+    kept = jnp.where(places[:, :, None] == of_group, values[:, :, None], 0)
+    return jnp.sum(kept, 1).reshape(groups * m, columns)[:rows]
+
+
+def places_of(positions: UInt8[Array, " bytes"], shape: tuple[int, ...], m: int) -> Any:
+    """Of every value its place in its group."""
+    width, count = (m - 1).bit_length(), shape[0] * shape[1] * shape[2]
+    bits = jnp.unpackbits(positions)[: count * width].reshape(count, width).astype(jnp.int32)
+    weights = 2 ** jnp.arange(width - 1, -1, -1, dtype=jnp.int32)
+    return jnp.sum(bits * weights[None], 1).reshape(shape)
