@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 
 
-def rows_together(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def rows_together(kernel: Callable[..., Any], *, is_each: bool = True) -> Callable[..., Any]:
     """`kernel(x, *rest)`, x [m, k] to [m, n]: where `vmap` maps over x alone, one call has all rows.
 
-    Where `rest` is mapped over too, the calls follow one another.
+    Where `rest` is mapped over too, or a row's result is not its own alone (`is_each`), the calls follow one
+    another.
     """
     run = jax.custom_batching.custom_vmap(kernel)
 
     @run.def_vmap
     def _(size: int, is_mapped: list[Any], x: Any, *rest: Any) -> tuple[Any, bool]:
-        if is_mapped[0] and not any(jax.tree.leaves(is_mapped[1:])):
+        if is_each and is_mapped[0] and not any(jax.tree.leaves(is_mapped[1:])):
             out = run(x.reshape(-1, x.shape[-1]), *rest)
             return out.reshape(size, -1, out.shape[-1]), True
         args = (x, *rest)
@@ -31,5 +32,5 @@ def rows_together(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def flat_rows(x: Any) -> Any:
-    """All leading axes of x as one, in float32."""
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(jnp.float32)
+    """All leading axes of x as one."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])

@@ -1,6 +1,7 @@
 """Tiers: which implementation of an operation runs."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ class Native:
     source: Path
     symbol: str  # of its handler
     tiers: Mapping[str, int]  # by name, and what C++ knows them by
+    others: tuple[str, ...] = ()  # tiers that are not in C++
 
     @property
     def target(self) -> str:
@@ -42,12 +44,13 @@ class Native:
         """
         if implementation is None:
             return "auto" if self.is_ready else "reference"
-        if implementation not in ("reference", *self.tiers):
+        known = ("reference", *self.tiers, *self.others)
+        if implementation not in known:
             raise NotImplementedError(
-                f"implementation of {self.name} must be one of reference, {', '.join(self.tiers)}, got "
-                f"{implementation!r}; leave it out."
+                f"implementation of {self.name} must be one of {', '.join(known)}, got {implementation!r}; "
+                "leave it out."
             )
-        if implementation != "reference" and not self.is_ready:
+        if implementation in self.tiers and not self.is_ready:
             raise NotImplementedError(
                 f"implementation must be one that this machine has, got {implementation!r}, for which "
                 "nothing could be compiled; install g++."
@@ -60,10 +63,25 @@ class Native:
         return call(*args, **attributes, tier=self.tiers.get(tier, 0))
 
 
-def by_tier(tier: str, plain: Callable[..., Any], native: Callable[..., Any], *args: Any) -> Any:
-    """The reference's result or the C++ kernel's; `auto` is the latter where the program runs on a CPU."""
+PALLAS = {"pallas_tpu": "tpu", "pallas_gpu": "cuda"}  # and the platforms that they compile for
+
+
+def by_tier(
+    tier: str,
+    plain: Callable[..., Any],
+    native: Callable[..., Any],
+    *args: Any,
+    pallas: Callable[..., Any] | None = None,
+) -> Any:
+    """The result of a tier; `auto` is C++ where the program runs on a CPU, and else the reference.
+
+    `pallas(..., interpret=)` is the kernel of a tier of `PALLAS`; off its platform it is interpreted.
+    """
     if tier == "reference":
         return plain(*args)
+    if tier in PALLAS and pallas is not None:
+        interpreted = functools.partial(pallas, interpret=True)
+        return jax.lax.platform_dependent(*args, **{PALLAS[tier]: pallas}, default=interpreted)
     if tier != "auto":
         return native(*args)
     return jax.lax.platform_dependent(*args, cpu=native, default=plain)

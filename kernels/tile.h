@@ -61,16 +61,16 @@ EFFICIENT_AVX512 inline void Multiply512(const float* x, int64_t pitch, int64_t 
 
 #endif  // EFFICIENT_X86
 
-// y [m, n] = x [m, k] W for columns from `first` on. `decode(k0, k1, n0, columns, tile)` makes rows k0 to k1 of W's
+// y [m, n] = x [m, k] W for columns `first` to `last`. `decode(k0, k1, n0, columns, tile)` makes rows k0 to k1 of W's
 // columns from n0 on, zeros beyond `columns`; `align` divides every k0.
 template <typename Decode, typename Multiply>
-void Tiled(xla::ffi::ThreadPool& pool, const float* x, int64_t m, int64_t k, int64_t n, int64_t first, int64_t align,
-           float* y, const Decode& decode, const Multiply& multiply) {
-  const int64_t across = (n - first + kColumns - 1) / kColumns, down = (m + kChunk - 1) / kChunk;
+void Tiled(xla::ffi::ThreadPool& pool, const float* x, int64_t m, int64_t k, int64_t n, int64_t first,
+           int64_t last, int64_t align, float* y, const Decode& decode, const Multiply& multiply) {
+  const int64_t across = (last - first + kColumns - 1) / kColumns, down = (m + kChunk - 1) / kChunk;
   const int64_t depth = std::max(align, kRows / align * align);
-  ParallelFor(pool, across * down, m * (n - first) * k, [&](int64_t i) {
+  ParallelFor(pool, across * down, m * (last - first) * k, [&](int64_t i) {
     const int64_t n0 = first + (i % across) * kColumns, m0 = (i / across) * kChunk;
-    const int64_t columns = std::min(kColumns, n - n0), rows = std::min(kChunk, m - m0);
+    const int64_t columns = std::min(kColumns, last - n0), rows = std::min(kChunk, m - m0);
     std::vector<float> tile(depth * kColumns), acc(rows * kColumns, 0.0f);
     for (int64_t k0 = 0; k0 < k; k0 += depth) {
       const int64_t k1 = std::min(k, k0 + depth);

@@ -14,6 +14,7 @@ from efficient.core.matrix_site import MatrixSite, matrix_site
 from efficient.kernels.quantized_matmul import int8, int8_matmul, matmul, quantized_matmul
 
 MOST_PATCHES = 256  # rows up to which a float convolution is faster as a product of patches
+LEAST_DEPTH = 64  # rows of W below which XLA is faster where there are more rows of x than that
 
 
 class Codes(NamedTuple):
@@ -31,7 +32,8 @@ class Codes(NamedTuple):
 class Step(NamedTuple):
     """How x is rounded: to -127..127 steps."""
 
-    size: Any  # of all of x, a scalar; None: each row's largest magnitude / 127
+    size: Any = None  # of all of x, a scalar; None: the largest magnitude / 127
+    per_row: bool = False  # of each row, or of all of x
 
 
 def product(site: Any, leaf: Any, *, step: Step | None = None) -> Any:
@@ -45,7 +47,9 @@ def product(site: Any, leaf: Any, *, step: Step | None = None) -> Any:
     if not hasattr(leaf, "as_codes"):
         return None
     found = matrix_site(site, most_patches=MOST_PATCHES if step is None else None)
-    if found is None or (step is not None and step.size is None and found.is_patches):
+    if found is None or (step is not None and step.per_row and found.is_patches):
+        return None
+    if found.rows > MOST_PATCHES and found.x.shape[-1] < LEAST_DEPTH:
         return None
     codes = leaf.as_codes(found.summed)
     if codes is None or (step is not None and codes.table is not None):
@@ -55,13 +59,14 @@ def product(site: Any, leaf: Any, *, step: Step | None = None) -> Any:
 
 
 def multiplied(found: MatrixSite, codes: Codes, step: Step | None) -> jax.Array:
-    """Rows of x times W, in float32."""
-    x, options = found.x.astype(jnp.float32), codes._asdict()
+    """Rows of x times W."""
+    x, options = found.x, codes._asdict()
+    x = x if x.dtype == found.dtype else x.astype(jnp.float32)  # a product comes in the dtype of x
     options |= {"columns": math.prod(found.columns)}
     if step is None:
         return quantized_matmul(x, **options)
     del options["table"]
-    return int8_matmul(x, **options, x_scale=step.size)
+    return int8_matmul(x, **options, x_scale=step.size, per_row=step.per_row)
 
 
 def numbering(table: np.ndarray, bits: int) -> tuple[Any, bool]:

@@ -76,21 +76,16 @@ class OwnReach(ProductRule):
     def before(self, x: Any, args: Any, axes: tuple[int, ...]) -> Any:
         """Rounded; nothing is clipped."""
         del args
-        return on_grid(x, *_own_ends(x, axes if self.per_token else None), self.format)
+        over = axes if self.per_token else None
+        still = jax.lax.stop_gradient(x).astype(jnp.float32)
+        low, high = (f(still, axis=over, keepdims=True) for f in (jnp.min, jnp.max))
+        return on_grid(x, low, high, self.format)
 
     def step(self, x: Any, args: Any) -> Step | None:
         """Each row's own, or that of the largest magnitude."""
-        del args
-        low, high = _own_ends(x, None)
-        step = whole_step(low, high, self.format)
-        return Step(None) if step is not None and self.per_token else step
-
-
-def _own_ends(x: Any, axes: tuple[int, ...] | None) -> tuple[Any, Any]:
-    """The least and the largest, over some axes or all, which are kept."""
-    still = jax.lax.stop_gradient(x).astype(jnp.float32)
-    low, high = (f(still, axis=axes, keepdims=True) for f in (jnp.min, jnp.max))
-    return low, high
+        del x, args
+        is_whole = isinstance(self.format, Integer) and self.format.bits == 8
+        return Step(per_row=self.per_token) if is_whole else None
 
 
 @recipe

@@ -70,26 +70,55 @@ std::vector<float> RunSums(const FloatProblem& p) {
   return sums;
 }
 
+// Columns from `first` on, copied and filled up to 64 or 128, as a product of their own.
+struct Tail : FloatProblem {
+  std::vector<uint8_t> bytes;
+  std::vector<float> scales, shifts, out;
+
+  Tail(const FloatProblem& p, int64_t first) : FloatProblem(p) {
+    n = p.n - first <= 64 && p.m > kFew ? 64 : 128;
+    pitch = n * bits / 8;
+    bytes.assign(k * pitch, 0);
+    for (int64_t i = 0; i < k; ++i)
+      std::memcpy(bytes.data() + i * pitch, p.codes + i * p.pitch + first * bits / 8, p.pitch - first * bits / 8);
+    codes = bytes.data();
+    scale = Filled(p.scale, p.scale_stride, p.n, first, &scales);
+    if (p.shift) shift = Filled(p.shift, p.shift_stride, p.n, first, &shifts);
+    out.resize(m * n);
+    y = out.data();
+  }
+
+  const float* Filled(const float* from, int64_t stride, int64_t wide, int64_t first, std::vector<float>* to) {
+    if (!stride) return from;
+    const int64_t runs = (k + group - 1) / group;
+    to->assign(runs * n, 0.0f);
+    for (int64_t run = 0; run < runs; ++run)
+      std::memcpy(to->data() + run * n, from + run * wide + first, (wide - first) * sizeof(float));
+    return to->data();
+  }
+};
+
 template <typename Reader>
 void RunWide(const FloatProblem& p, ffi::ThreadPool& pool, const std::vector<float>& table) {
-  int64_t done = 0;
-  if (p.m <= kFew && p.n >= 128) {
+  const int64_t done = p.m <= kFew ? p.n / 128 * 128 : p.n / kColumns * kColumns;
+  if (p.m <= kFew) {
     const std::vector<float> sums = p.shift ? RunSums(p) : std::vector<float>();
-    efficient::ParallelFor(pool, p.n / 128, p.m * p.n * p.k, [&](int64_t b) {
+    efficient::ParallelFor(pool, done / 128, p.m * p.n * p.k, [&](int64_t b) {
       int64_t m = 0;
       for (; m + 2 <= p.m; m += 2) efficient::FewRows<Reader, 2>(p, table.data(), m, 128 * b, sums.data());
       if (m < p.m) efficient::FewRows<Reader, 1>(p, table.data(), m, 128 * b, sums.data());
     });
-    done = p.n / 128 * 128;
-  }
-  const auto decode = [&](int64_t k0, int64_t k1, int64_t n0, int64_t columns, float* tile) {
-    if (columns == kColumns) {
+  } else {
+    const auto decode = [&](int64_t k0, int64_t k1, int64_t n0, int64_t, float* tile) {
       efficient::Decode512<Reader>(p, table.data(), k0, k1, n0, tile);
-    } else {
-      Decode(p, table, k0, k1, n0, columns, tile);
-    }
-  };
-  efficient::Tiled(pool, p.x, p.m, p.k, p.n, done, 1, p.y, decode, efficient::Multiply512);
+    };
+    efficient::Tiled(pool, p.x, p.m, p.k, p.n, 0, done, 1, p.y, decode, efficient::Multiply512);
+  }
+  if (done == p.n) return;
+  Tail tail(p, done);
+  RunWide<Reader>(tail, pool, table);
+  for (int64_t m = 0; m < p.m; ++m)
+    std::memcpy(p.y + m * p.n + done, tail.out.data() + m * tail.n, (p.n - done) * sizeof(float));
 }
 
 void RunWideAny(const FloatProblem& p, ffi::ThreadPool& pool, const std::vector<float>& table) {
@@ -128,7 +157,7 @@ ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::AnyBuffer cod
   const auto decode = [&](int64_t k0, int64_t k1, int64_t n0, int64_t columns, float* tile) {
     Decode(p, numbers, k0, k1, n0, columns, tile);
   };
-  efficient::Tiled(pool, p.x, p.m, p.k, p.n, 0, 1, p.y, decode, efficient::MultiplyAny);
+  efficient::Tiled(pool, p.x, p.m, p.k, p.n, 0, p.n, 1, p.y, decode, efficient::MultiplyAny);
   return ffi::Error::Success();
 }
 

@@ -6,21 +6,20 @@
 //            is_signed
 //   scale    float32 [G, N or 1]   of each run of `group` rows; G = ceil(K / group)
 //   shift    float32 [G, N or 1]   taken off each code before the scale; or [0, 0]
-//   x_scale  float32 [1]   of all of x; or [0]: a row's largest absolute value / 127
+//   x_scale  float32 [1]   of all of x; or [0]: the largest absolute value / 127, of a row or, unless per_row, of all
 //   y        float32 [M, N]
 //
 // y[m, n] = s[m] sum_g scale[g, n] (sum_k q[m, k] code[k, n] - shift[g, n] sum_k q[m, k]), k in run g.
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <string>
 #include <vector>
 
 #include "int8_amx.h"
 #include "int8_problem.h"
+#include "int8_round.h"
 #include "int8_vnni.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
@@ -44,41 +43,6 @@ void Cut(Problem& p) {
       p.pieces.push_back({k, std::min(end, k + kPiece), run, p.quads});
       p.quads += p.pieces.back().quads();
     }
-  }
-}
-
-// One row of x to int8. A row that is not finite throughout, or a step that is no positive normal number, gives
-// nan throughout.
-#if EFFICIENT_X86 && !defined(__clang__)
-__attribute__((target_clones("avx512f", "avx2", "default")))
-#endif
-void RoundRow(Problem& p, int64_t m, const float* fixed) {
-  const float* x = p.x + m * p.k;
-  float top = 0.0f;
-  int finite = 1;
-  for (int64_t k = 0; k < p.k; ++k) {
-    const float size = std::fabs(x[k]);
-    finite &= size <= std::numeric_limits<float>::max();
-    top = size > top ? size : top;
-  }
-  const float step = fixed ? *fixed : std::max(top * (1.0f / 127.0f), std::numeric_limits<float>::min());
-  finite &= step >= std::numeric_limits<float>::min() && step <= std::numeric_limits<float>::max();
-  p.steps[m] = finite ? step : std::numeric_limits<float>::quiet_NaN();
-  if (!finite) return;  // values stay 0
-  const float by = 1.0f / step;
-  int8_t* values = reinterpret_cast<int8_t*>(p.values.data() + m * p.quads);
-  for (size_t i = 0; i < p.pieces.size(); ++i) {
-    const Piece& piece = p.pieces[i];
-    int8_t* out = values + 4 * piece.quad;
-    int32_t sum = 0;
-    for (int64_t k = piece.k0; k < piece.k1; ++k) {
-      float near = std::nearbyintf(x[k] * by);
-      near = near < -127.0f ? -127.0f : near > 127.0f ? 127.0f : near;
-      const int32_t value = static_cast<int32_t>(near);
-      out[k - piece.k0] = static_cast<int8_t>(value);
-      sum += value;
-    }
-    p.sums[m * p.pieces.size() + i] = static_cast<float>(sum);
   }
 }
 
@@ -159,7 +123,7 @@ void Portable(const Problem& p, int64_t m0, int64_t m1, int64_t n0) {
 
 ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::AnyBuffer codes, ffi::Buffer<ffi::F32> scale,
                ffi::Buffer<ffi::F32> shift, ffi::Buffer<ffi::F32> x_scale, ffi::ResultBuffer<ffi::F32> y,
-               int64_t bits, int64_t group, bool is_signed, int64_t tier) {
+               int64_t bits, int64_t group, bool is_signed, bool per_row, int64_t tier) {
   Problem p{};
   const std::string broken = efficient::Checked(x, codes, scale, shift, *y, bits, group, &p);
   if (!broken.empty()) return ffi::Error::InvalidArgument("int8_matmul: " + broken);
@@ -176,10 +140,24 @@ ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::AnyBuffer cod
   p.sums.assign(whole * p.pieces.size(), 0.0f);
   p.steps.assign(p.m, 0.0f);
   const float* fixed = x_scale.element_count() ? x_scale.typed_data() : nullptr;
-  const int64_t at_once = std::max<int64_t>(1, 32768 / std::max<int64_t>(p.k, 1));
-  efficient::ParallelFor(pool, (p.m + at_once - 1) / at_once, 8 * p.m * p.k, [&](int64_t i) {
-    for (int64_t m = i * at_once; m < std::min(p.m, (i + 1) * at_once); ++m) RoundRow(p, m, fixed);
-  });
+  bool wide = false;
+#if EFFICIENT_X86
+  wide = efficient::HasAvx512() && tier != 1;
+#endif
+  const int64_t at_once = std::max<int64_t>(1, 32768 / std::max<int64_t>(p.k, 1)), parts = (p.m + at_once - 1) / at_once;
+  std::vector<uint32_t> tops(p.m);
+  const auto rows = [&](const auto& body) {
+    efficient::ParallelFor(pool, parts, 4 * p.m * p.k, [&](int64_t i) {
+      for (int64_t m = i * at_once; m < std::min(p.m, (i + 1) * at_once); ++m) body(m);
+    });
+  };
+  if (!fixed && !per_row) {
+    rows([&](int64_t m) { tops[m] = efficient::Top(p.x + m * p.k, p.k, wide); });
+    const uint32_t top = *std::max_element(tops.begin(), tops.end());
+    rows([&](int64_t m) { efficient::RoundRow(p, m, top, nullptr, wide); });
+  } else {
+    rows([&](int64_t m) { efficient::RoundRow(p, m, efficient::Top(p.x + m * p.k, p.k, wide), fixed, wide); });
+  }
 #if EFFICIENT_X86
   if (efficient::HasVnni() && tier != 1) {
     bool has_tiles = false;
@@ -214,4 +192,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(EfficientInt8Matmul, Run,
                                   .Attr<int64_t>("bits")
                                   .Attr<int64_t>("group")
                                   .Attr<bool>("is_signed")
+                                  .Attr<bool>("per_row")
                                   .Attr<int64_t>("tier"));

@@ -13,7 +13,7 @@ from efficient.kernels.quantized_matmul.arguments import (
 )
 from efficient.kernels.quantized_matmul.reference import int8_reference
 from efficient.kernels.rows import flat_rows, rows_together
-from efficient.kernels.tiers import Native, by_tier
+from efficient.kernels.tiers import PALLAS, Native, by_tier
 from jaxtyping import Array, Float, Int8, Num, UInt8
 
 NATIVE = Native(
@@ -21,6 +21,7 @@ NATIVE = Native(
     source=Path(__file__).parent / "int8.cc",
     symbol="EfficientInt8Matmul",
     tiers={"cpu": 0, "cpu_portable": 1, "cpu_vnni": 2},
+    others=("pallas_tpu", "pallas_gpu"),
 )
 
 
@@ -35,6 +36,7 @@ def int8_matmul(
     group: int = 0,
     is_signed: bool = False,
     x_scale: Float[Array, ""] | None = None,
+    per_row: bool = True,
     implementation: str | None = None,
 ) -> Float[Array, "... n"]:
     """Q(x) W, W[k, n] = (code[k, n] - shift[g, n]) scale[g, n], g = k // group, Q to signed 8 bits.
@@ -57,8 +59,10 @@ def int8_matmul(
       group: rows of a run, the last of which may be shorter; 0 is one run.
       is_signed: codes are two's complement, as int8 codes always are.
       x_scale: the step of all of x (static); one that is no positive normal number gives nan.
-        None takes the largest absolute value of each row / 127 (dynamic).
-      implementation: None picks; "cpu" wants the C++ kernel, "cpu_portable" the same without AVX-512,
+        None takes the largest absolute value / 127 (dynamic).
+      per_row: a dynamic step is each row's own; else that of all of x.
+      implementation: None picks, of the reference and C++; "pallas_tpu" and "pallas_gpu" want those kernels,
+        interpreted off their platform; "cpu" wants the C++ kernel, "cpu_portable" the same without AVX-512,
         "cpu_vnni" without AMX.
 
     Raises:
@@ -69,20 +73,26 @@ def int8_matmul(
         x, codes, scale, shift, bits=bits, columns=columns, group=group, is_signed=is_signed
     )
     tier = NATIVE.picked(implementation)
-    plain = functools.partial(int8_reference, packing=packing)
-    native = rows_together(functools.partial(_native, packing=packing, tier=tier))
-    run = derived_from(plain, functools.partial(by_tier, tier, plain, native))
+    plain = functools.partial(int8_reference, packing=packing, per_row=per_row)
+    native = functools.partial(_native, packing=packing, per_row=per_row, tier=tier)
+    native = rows_together(native, is_each=per_row or x_scale is not None)
+    kernel = functools.partial(
+        by_tier, tier, plain, native, pallas=_pallas(tier, packing, x.shape[-1], per_row)
+    )
+    run = derived_from(plain, kernel)
     out = run(flat_rows(x), codes, *map(single_precision, (scale, shift, x_scale)))
     return out.reshape(*x.shape[:-1], columns).astype(x.dtype)
 
 
-def _native(x: Any, codes: Any, scale: Any, shift: Any, step: Any, *, packing: Packing, tier: str) -> Any:
+def _native(
+    x: Any, codes: Any, scale: Any, shift: Any, step: Any, *, packing: Packing, per_row: bool, tier: str
+) -> Any:
     """The C++ kernel."""
     shape = (x.shape[0], packing.columns)
     return NATIVE.call(
         tier,
         shape,
-        x,
+        x.astype(jnp.float32),
         codes,
         scale,
         jnp.zeros((0, 0), jnp.float32) if shift is None else shift,
@@ -90,4 +100,24 @@ def _native(x: Any, codes: Any, scale: Any, shift: Any, step: Any, *, packing: P
         bits=packing.bits,
         group=packing.group,
         is_signed=packing.is_signed,
+        per_row=per_row,
     )
+
+
+def _pallas(tier: str, packing: Packing, rows: int, per_row: bool) -> Any:
+    """The kernel of a Pallas tier, or None.
+
+    Raises:
+      NotImplementedError: what those kernels cannot do.
+    """
+    if tier not in PALLAS:
+        return None
+    from efficient.kernels.quantized_matmul.int8_pallas import int8_pallas_gpu, int8_pallas_tpu, supports
+
+    if not supports(packing, rows):
+        raise NotImplementedError(
+            f"group must be all rows or a multiple of 32 for {tier}, got {packing.group}; leave "
+            "implementation out."
+        )
+    kernel = int8_pallas_tpu if tier == "pallas_tpu" else int8_pallas_gpu
+    return functools.partial(kernel, packing=packing, per_row=per_row)

@@ -14,7 +14,7 @@ from efficient.kernels.quantized_matmul.arguments import (
 )
 from efficient.kernels.quantized_matmul.reference import reference
 from efficient.kernels.rows import flat_rows, rows_together
-from efficient.kernels.tiers import Native, by_tier
+from efficient.kernels.tiers import PALLAS, Native, by_tier
 from jaxtyping import Array, Float, Int8, Num, UInt8
 
 NATIVE = Native(
@@ -22,6 +22,7 @@ NATIVE = Native(
     source=Path(__file__).parent / "cpu.cc",
     symbol="EfficientQuantizedMatmul",
     tiers={"cpu": 0, "cpu_portable": 1},
+    others=("pallas_tpu", "pallas_gpu"),
 )
 
 
@@ -45,7 +46,7 @@ def quantized_matmul(
     and table; under `vmap` over x alone, all rows are multiplied at once.
 
     Args:
-      x: any float; computed in float32, returned in its own dtype.
+      x: any float; summed in float32, returned in its own dtype.
       codes: bytes [k, ceil(columns * bits / 8)], codes side by side along the columns, the first of a byte in
         its lowest bits.
       scale: [runs, columns or 1], of each run of `group` rows.
@@ -56,7 +57,8 @@ def quantized_matmul(
         are whole numbers.
       group: rows of a run, the last of which may be shorter; 0 is one run.
       is_signed: whole numbers are two's complement, as int8 codes always are.
-      implementation: None picks; "cpu" wants the C++ kernel, "cpu_portable" the same without AVX-512.
+      implementation: None picks, of the reference and C++; "pallas_tpu" and "pallas_gpu" want those kernels,
+        interpreted off their platform; "cpu" wants the C++ kernel, "cpu_portable" the same without AVX-512.
 
     Raises:
       ValueError: shapes or sizes that do not go together.
@@ -69,7 +71,8 @@ def quantized_matmul(
     tier = NATIVE.picked(implementation)
     plain = functools.partial(reference, packing=packing)
     native = rows_together(functools.partial(_native, packing=packing, tier=tier))
-    run = derived_from(plain, functools.partial(by_tier, tier, plain, native))
+    kernel = functools.partial(by_tier, tier, plain, native, pallas=_pallas(tier, packing, table))
+    run = derived_from(plain, kernel)
     out = run(flat_rows(x), codes, single_precision(scale), single_precision(shift), table)
     return out.reshape(*x.shape[:-1], columns).astype(x.dtype)
 
@@ -81,7 +84,7 @@ def _native(x: Any, codes: Any, scale: Any, shift: Any, table: Any, *, packing: 
     return NATIVE.call(
         tier,
         shape,
-        x,
+        x.astype(jnp.float32),
         codes,
         empty if table is None else table,
         scale,
@@ -90,3 +93,21 @@ def _native(x: Any, codes: Any, scale: Any, shift: Any, table: Any, *, packing: 
         group=packing.group,
         is_signed=packing.is_signed,
     )
+
+
+def _pallas(tier: str, packing: Packing, table: Any) -> Any:
+    """The kernel of a Pallas tier, or None.
+
+    Raises:
+      NotImplementedError: what those kernels cannot do.
+    """
+    if tier not in PALLAS:
+        return None
+    if table is not None and table.shape[0] > 16:
+        raise NotImplementedError(
+            f"table must have at most 16 numbers for {tier}, got {table.shape[0]}; leave implementation out."
+        )
+    from efficient.kernels.quantized_matmul.pallas_gpu import pallas_gpu
+    from efficient.kernels.quantized_matmul.pallas_tpu import pallas_tpu
+
+    return functools.partial(pallas_tpu if tier == "pallas_tpu" else pallas_gpu, packing=packing)

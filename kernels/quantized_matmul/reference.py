@@ -13,14 +13,17 @@ def reference(
 ) -> Float[Array, "m n"]:
     """X W in float32, at the highest precision; arguments as `quantized_matmul`'s."""
     weights = decoded(codes, scale, shift, table, packing)
-    return jnp.matmul(x, weights, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(x.astype(jnp.float32), weights, precision=jax.lax.Precision.HIGHEST)
 
 
 def rounded(
-    x: Float[Array, "m k"], step: Float[Array, ""] | None
+    x: Float[Array, "m k"], step: Float[Array, ""] | None, per_row: bool
 ) -> tuple[Int[Array, "m k"], Float[Array, "m 1"]]:
     """The integers of each row and their step; where there can be none, zeros and a step of nan."""
+    x = x.astype(jnp.float32)
     top, tiny = jnp.max(jnp.abs(x), axis=1, keepdims=True, initial=0), jnp.finfo(jnp.float32).tiny
+    if not per_row and step is None:
+        top = jnp.broadcast_to(jnp.max(top, initial=0), top.shape)
     used = (
         jnp.maximum(top * jnp.float32(1 / 127), tiny) if step is None else jnp.broadcast_to(step, top.shape)
     )
@@ -31,14 +34,21 @@ def rounded(
 
 
 def int8_reference(
-    x: Float[Array, "m k"], codes: Any, scale: Any, shift: Any, step: Any, *, packing: Packing
+    x: Float[Array, "m k"],
+    codes: Any,
+    scale: Any,
+    shift: Any,
+    step: Any,
+    *,
+    packing: Packing,
+    per_row: bool = True,
 ) -> Float[Array, "m n"]:
     """Q(x) W: weights decoded, x rounded, a float32 product at the highest precision.
 
     The gradient passes to x where it is not clipped, and not to its step.
     """
-    still = jax.lax.stop_gradient
-    values, used = rounded(still(x), None if step is None else still(step))
+    still, x = jax.lax.stop_gradient, x.astype(jnp.float32)
+    values, used = rounded(still(x), None if step is None else still(step), per_row)
     passes = x if step is None else jnp.where(jnp.abs(still(x)) <= 127.5 * used, x, still(x))
     through = still(values.astype(jnp.float32)) + (passes - still(passes)) / used
     weights = decoded(codes, scale, shift, None, packing)

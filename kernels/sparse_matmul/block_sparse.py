@@ -34,7 +34,7 @@ def block_sparse_matmul(
     any order, in x and the values; under `vmap` over x alone, all rows are multiplied at once.
 
     Args:
-      x: any float; computed in float32, returned in its own dtype. Where it is not finite, absent blocks may
+      x: any float; summed in float32, returned in its own dtype. Where it is not finite, absent blocks may
         show it or not, by the tier.
       values: the blocks; what of one lies beyond W is not read.
       columns: of blocks, ascending in each row of blocks; out of bounds is padding.
@@ -68,4 +68,4 @@ def block_sparse_matmul(
 
 def _native(x: Any, values: Any, columns: Any, pointers: Any, *, size: int, tier: str) -> Any:
     """The C++ kernel."""
-    return NATIVE.call(tier, (x.shape[0], size), x, values, columns, pointers)
+    return NATIVE.call(tier, (x.shape[0], size), x.astype(jnp.float32), values, columns, pointers)

@@ -35,7 +35,7 @@ def csr_matmul(
     `scan` and derivatives of any order, in x and the values.
 
     Args:
-      x: any float; computed in float32, returned in its own dtype. Where it is not finite, absent weights may
+      x: any float; summed in float32, returned in its own dtype. Where it is not finite, absent weights may
         show it or not, by the tier.
       values: those that are stored.
       indices: place in the line, ascending in each line; out of bounds is padding.
@@ -68,4 +68,6 @@ def csr_matmul(
 
 def _native(x: Any, values: Any, indices: Any, pointers: Any, *, size: int, by_row: bool, tier: str) -> Any:
     """The C++ kernel."""
-    return NATIVE.call(tier, (x.shape[0], size), x, values, indices, pointers, by_row=by_row)
+    return NATIVE.call(
+        tier, (x.shape[0], size), x.astype(jnp.float32), values, indices, pointers, by_row=by_row
+    )

@@ -145,7 +145,7 @@ void RunWide(const Problem& p, ffi::ThreadPool& pool) {
       Decode(p, k0, k1, n0, columns, tile);
     }
   };
-  efficient::Tiled(pool, p.x, p.m, p.k, p.columns, 0, p.of, p.y, decode, efficient::Multiply512);
+  efficient::Tiled(pool, p.x, p.m, p.k, p.columns, 0, p.columns, p.of, p.y, decode, efficient::Multiply512);
 }
 
 #endif  // EFFICIENT_X86
@@ -177,7 +177,7 @@ ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F
   const auto decode = [&](int64_t k0, int64_t k1, int64_t n0, int64_t columns, float* tile) {
     Decode(p, k0, k1, n0, columns, tile);
   };
-  efficient::Tiled(pool, p.x, p.m, p.k, p.columns, 0, of, p.y, decode, efficient::MultiplyAny);
+  efficient::Tiled(pool, p.x, p.m, p.k, p.columns, 0, p.columns, of, p.y, decode, efficient::MultiplyAny);
   return ffi::Error::Success();
 }
 

@@ -34,7 +34,7 @@ def n_m_matmul(
     the values.
 
     Args:
-      x: any float; computed in float32, returned in its own dtype. Where it is not finite, absent weights may
+      x: any float; summed in float32, returned in its own dtype. Where it is not finite, absent weights may
         show it or not, by the tier.
       values: n of each of ceil(k / m) groups.
       positions: the place in its group of every value, ceil(log2 m) bits each in the order of `values`, the
@@ -72,4 +72,4 @@ def n_m_matmul(
 
 def _native(x: Any, values: Any, positions: Any, *, m: int, tier: str) -> Any:
     """The C++ kernel."""
-    return NATIVE.call(tier, (x.shape[0], values.shape[2]), x, values, positions, m=m)
+    return NATIVE.call(tier, (x.shape[0], values.shape[2]), x.astype(jnp.float32), values, positions, m=m)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 def times(x: Float[Array, "m k"], weights: Float[Array, "k n"]) -> Float[Array, "m n"]:
     """X W in float32, at the highest precision."""
-    return jnp.matmul(x, weights.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(x.astype(jnp.float32), weights.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
 
 
 def line_of_each(pointers: Any, entries: int) -> Int[Array, " entries"]:

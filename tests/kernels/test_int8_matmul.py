@@ -75,6 +75,18 @@ def test_rows_of_zeros_and_rows_that_are_not_finite(tier):
     assert np.isfinite(found[3]).all()
 
 
+@pytest.mark.parametrize("tier", [*TIERS, "pallas_tpu", "pallas_gpu"])
+def test_one_dynamic_step_for_all_rows(tier):
+    p = problem(5, 40, 70, bits=4, has_shift=True)
+    step = np.abs(p["x"]).max() * np.float32(1 / 127)
+    want, slack = exact(**p, x_scale=step)
+    run = lambda x: int8_matmul(**{**p, "x": x}, per_row=False, implementation=tier)  # noqa: E731
+    assert (np.abs(np.asarray(run(p["x"])) - want) <= slack).all()
+    both = jax.vmap(run)(jnp.stack([p["x"], 3 * p["x"]]))  # each with a step of its own
+    assert (np.abs(np.asarray(both[1]) - 3 * want) <= 4 * slack).all()
+    assert np.isnan(run(p["x"].at[2, 2].set(jnp.inf))).all()
+
+
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_step_that_is_none_gives_nan(tier):
     p = problem(2, 8, 6, bits=8)
@@ -142,7 +154,7 @@ def test_what_does_not_go_together_is_refused(change, message):
 
 
 def test_an_unknown_implementation_is_refused():
-    with pytest.raises(NotImplementedError, match="reference, cpu, cpu_portable, cpu_vnni, got"):
+    with pytest.raises(NotImplementedError, match="cpu_vnni, pallas_tpu, pallas_gpu, got"):
         int8_matmul(**problem(2, 4, 8, bits=4), implementation="tpu")
 
 
@@ -167,6 +179,7 @@ def test_the_handler_itself_refuses_forged_arguments(change):
         "bits": change.get("bits", 4),
         "group": change.get("group", 4),
         "tier": 0,
+        "per_row": True,
         "is_signed": False,
     }
     with pytest.raises(Exception, match=r"int8_matmul: |[Ww]rong"):

@@ -182,7 +182,7 @@ def test_what_does_not_go_together_is_refused(change, message):
 
 
 def test_an_unknown_implementation_is_refused():
-    with pytest.raises(NotImplementedError, match="reference, cpu, cpu_portable, got"):
+    with pytest.raises(NotImplementedError, match="cpu_portable, pallas_tpu, pallas_gpu, got"):
         quantized_matmul(**problem(2, 4, 8, bits=4), implementation="tpu")
 
 

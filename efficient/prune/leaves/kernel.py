@@ -1,0 +1,25 @@
+"""Kernel: a sparse leaf's products by a kernel, where it has one on this machine."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from efficient.core.matrix_site import matrix_site
+from efficient.kernels.tiers import Native
+
+
+def by_kernel(site: Any, native: Native, run: Callable[[jax.Array], jax.Array]) -> Any:
+    """A site's result by `run`, from x [..., k] to [..., n]; None where there is no product of two matrices.
+
+    The weight is seen as a matrix whose last axis are its columns; all others are summed over.
+    """
+    if jax.default_backend() != "cpu" or not native.is_ready:
+        return None
+    found = matrix_site(site)
+    if found is None or len(found.columns) != 1:
+        return None
+    site.computed_by(native.words)
+    x = found.x if found.x.dtype == found.dtype else found.x.astype(jnp.float32)
+    return found.result(run(x))
