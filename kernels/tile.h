@@ -13,8 +13,8 @@
 namespace efficient {
 
 constexpr int64_t kColumns = 64;  // of a tile
-constexpr int64_t kRows = 128;    // of a tile
-constexpr int64_t kChunk = 96;    // rows of x that one task multiplies with a tile
+constexpr int64_t kRows = 256;    // of a tile
+constexpr int64_t kChunk = 192;   // rows of x that one task multiplies with a tile
 
 // acc[r][kColumns] += x[r][0..depth] tile[0..depth][kColumns], rows of x `pitch` apart, for r < rows.
 EFFICIENT_CLONES inline void MultiplyAny(const float* x, int64_t pitch, int64_t rows, int64_t depth, const float* tile,

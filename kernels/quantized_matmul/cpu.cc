@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "float_amx.h"
 #include "float_avx512.h"
 #include "float_problem.h"
 #include "parallel.h"
@@ -99,7 +100,7 @@ struct Tail : FloatProblem {
 };
 
 template <typename Reader>
-void RunWide(const FloatProblem& p, ffi::ThreadPool& pool, const std::vector<float>& table) {
+void RunWide(const FloatProblem& p, ffi::ThreadPool& pool, const std::vector<float>& table, bool tiles) {
   const int64_t done = p.m <= kFew ? p.n / 128 * 128 : p.n / kColumns * kColumns;
   if (p.m <= kFew) {
     const std::vector<float> sums = p.shift ? RunSums(p) : std::vector<float>();
@@ -108,6 +109,10 @@ void RunWide(const FloatProblem& p, ffi::ThreadPool& pool, const std::vector<flo
       for (; m + 2 <= p.m; m += 2) efficient::FewRows<Reader, 2>(p, table.data(), m, 128 * b, sums.data());
       if (m < p.m) efficient::FewRows<Reader, 1>(p, table.data(), m, 128 * b, sums.data());
     });
+#if EFFICIENT_HAS_AMX
+  } else if (tiles && !p.table && efficient::HasTiles(22)) {
+    efficient::RunSplit<Reader>(p, pool, table.data(), done);
+#endif
   } else {
     const auto decode = [&](int64_t k0, int64_t k1, int64_t n0, int64_t, float* tile) {
       efficient::Decode512<Reader>(p, table.data(), k0, k1, n0, tile);
@@ -116,18 +121,18 @@ void RunWide(const FloatProblem& p, ffi::ThreadPool& pool, const std::vector<flo
   }
   if (done == p.n) return;
   Tail tail(p, done);
-  RunWide<Reader>(tail, pool, table);
+  RunWide<Reader>(tail, pool, table, tiles);
   for (int64_t m = 0; m < p.m; ++m)
     std::memcpy(p.y + m * p.n + done, tail.out.data() + m * tail.n, (p.n - done) * sizeof(float));
 }
 
-void RunWideAny(const FloatProblem& p, ffi::ThreadPool& pool, const std::vector<float>& table) {
-  if (p.bits == 4) return RunWide<efficient::Nibbles>(p, pool, table);
-  if (p.bits == 2) return RunWide<efficient::Crumbs>(p, pool, table);
-  if (!p.table && p.is_signed) return RunWide<efficient::Whole<true>>(p, pool, table);
-  if (!p.table) return RunWide<efficient::Whole<false>>(p, pool, table);
-  if (table.size() == 16) return RunWide<efficient::Few16>(p, pool, table);
-  RunWide<efficient::Any256>(p, pool, table);
+void RunWideAny(const FloatProblem& p, ffi::ThreadPool& pool, const std::vector<float>& table, bool tiles) {
+  if (p.bits == 4) return RunWide<efficient::Nibbles>(p, pool, table, tiles);
+  if (p.bits == 2) return RunWide<efficient::Crumbs>(p, pool, table, tiles);
+  if (!p.table && p.is_signed) return RunWide<efficient::Whole<true>>(p, pool, table, tiles);
+  if (!p.table) return RunWide<efficient::Whole<false>>(p, pool, table, tiles);
+  if (table.size() == 16) return RunWide<efficient::Few16>(p, pool, table, tiles);
+  RunWide<efficient::Any256>(p, pool, table, tiles);
 }
 
 #endif  // EFFICIENT_X86
@@ -150,7 +155,7 @@ ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::AnyBuffer cod
   const std::vector<float> numbers = Numbers(p);
 #if EFFICIENT_X86
   if (efficient::HasAvx512() && tier != 1) {
-    RunWideAny(p, pool, numbers);
+    RunWideAny(p, pool, numbers, tier != 2);
     return ffi::Error::Success();
   }
 #endif

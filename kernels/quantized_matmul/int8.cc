@@ -52,16 +52,12 @@ template <int Bits>
 void RunWide(const Problem& p, ffi::ThreadPool& pool, bool has_tiles) {
   constexpr int64_t C = efficient::Block<Bits>::kColumns;
   if (p.m <= 3) {
-    constexpr int W = 2;
-    efficient::ParallelFor(pool, (p.n + W * C - 1) / (W * C), p.Work(), [&](int64_t b) {
-      const int64_t n = b * W * C;
-      for (int64_t m = 0; m < p.m; ++m) {
-        if (n + C < p.n) {
-          efficient::Few<Bits, 1, W>(p, m, n);
-        } else {
-          efficient::Few<Bits, 1, 1>(p, m, n);
-        }
-      }
+    const int64_t across = (p.n + C - 1) / C;
+    const int64_t strip = std::max<int64_t>(1, std::min(efficient::kStrip, across / (4 * pool.num_threads())));
+    const int64_t strips = (across + strip - 1) / strip;
+    efficient::ParallelFor(pool, strips * p.m, p.Work(), [&](int64_t i) {
+      const int64_t first = i % strips * strip;
+      efficient::Few<Bits>(p, i / strips, first * C, std::min(strip, across - first));
     });
     return;
   }

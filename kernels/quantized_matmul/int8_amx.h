@@ -6,59 +6,36 @@
 #include <cstdint>
 #include <vector>
 
+#include "amx.h"
 #include "int8_vnni.h"
 
-#if EFFICIENT_X86 && defined(__linux__)
-#define EFFICIENT_HAS_AMX 1
-#include <sys/syscall.h>
-#include <unistd.h>
+#if EFFICIENT_HAS_AMX
 
 namespace efficient {
 
 #define EFFICIENT_AMX __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,amx-tile,amx-int8")))
 
-// Whether the machine multiplies tiles, and the system lets this process.
-inline bool HasAmx() {
-  static const bool has = [] {
-    unsigned a = 7, b = 0, c = 0, d = 0;
-    __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-    const bool tiles = (d >> 24) & 1, integers = (d >> 25) & 1;
-    constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
-    return HasVnni() && tiles && integers && syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
-  }();
-  return has;
-}
-
-// Tiles 0 to 3 are sums of 16 x 16, 4 and 5 are of x, 6 and 7 of W; `step` quads, 1 to 16, are multiplied at once.
-EFFICIENT_AMX inline void Configure(int64_t step) {
-  struct alignas(64) {
-    uint8_t palette = 1, start = 0, reserved[14] = {};
-    uint16_t bytes[16] = {};
-    uint8_t rows[16] = {};
-  } config;
-  for (int t = 0; t < 8; ++t) {
-    config.bytes[t] = static_cast<uint16_t>(t == 4 || t == 5 ? 4 * step : 64);
-    config.rows[t] = static_cast<uint8_t>(t == 6 || t == 7 ? step : 16);
-  }
-  _tile_loadconfig(&config);
-}
+inline bool HasAmx() { return HasVnni() && HasTiles(25); }
 
 // 16 rows of sums of 16 columns, added to totals.
-template <int V>
-EFFICIENT_AMX inline void Add(const Problem& p, size_t i, int64_t m, const int32_t* sums, __m512 scale, __m512 shift,
+template <int Bits>
+EFFICIENT_AMX inline void Add(const Problem& p, size_t i, int64_t m, int v, const int32_t* sums, __m512 scale, __m512 shift,
                               float* totals) {
+  constexpr int V = Block<Bits>::V;
+  const __m512 by = _mm512_set1_ps(1.0f / Lift<Bits>(v));
   const float* whole = p.sums.data() + m * p.pieces.size() + i;
   for (int r = 0; r < 16; ++r, totals += 16 * V, whole += p.pieces.size()) {
-    __m512 part = _mm512_cvtepi32_ps(_mm512_load_si512(sums + 16 * r));
+    __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums + 16 * r)), by);
     if (p.Shifts()) part = _mm512_fnmadd_ps(shift, _mm512_set1_ps(*whole), part);
     _mm512_storeu_ps(totals, _mm512_fmadd_ps(part, scale, _mm512_loadu_ps(totals)));
   }
 }
 
 // Rows m to m + 32 (m + 16 where `pair` is false) times all columns of a turned piece, filled up to whole steps.
-template <int V>
+template <int Bits>
 EFFICIENT_AMX inline void MultiplyTiles(const Problem& p, size_t i, int64_t m, bool pair, int64_t step,
                                         const __m512i* tile, const __m512* scale, const __m512* shift, float* totals) {
+  constexpr int V = Block<Bits>::V;
   const Piece& piece = p.pieces[i];
   const int32_t* x = p.values.data() + m * p.quads + piece.quad;
   const int64_t pitch = p.quads * 4, quads = piece.quads();
@@ -82,13 +59,13 @@ EFFICIENT_AMX inline void MultiplyTiles(const Problem& p, size_t i, int64_t m, b
     }
     _tile_stored(0, sums[0], 64);
     _tile_stored(1, sums[1], 64);
-    Add<V>(p, i, m, sums[0], scale[c], shift[c], totals + 16 * c);
-    Add<V>(p, i, m, sums[1], scale[c + 1], shift[c + 1], totals + 16 * (c + 1));
+    Add<Bits>(p, i, m, c, sums[0], scale[c], shift[c], totals + 16 * c);
+    Add<Bits>(p, i, m, c + 1, sums[1], scale[c + 1], shift[c + 1], totals + 16 * (c + 1));
     if (pair) {
       _tile_stored(2, sums[2], 64);
       _tile_stored(3, sums[3], 64);
-      Add<V>(p, i, m + 16, sums[2], scale[c], shift[c], totals + 16 * (c + 16 * V));
-      Add<V>(p, i, m + 16, sums[3], scale[c + 1], shift[c + 1], totals + 16 * (c + 1 + 16 * V));
+      Add<Bits>(p, i, m + 16, c, sums[2], scale[c], shift[c], totals + 16 * (c + 16 * V));
+      Add<Bits>(p, i, m + 16, c + 1, sums[3], scale[c + 1], shift[c + 1], totals + 16 * (c + 1 + 16 * V));
     }
   }
 }
@@ -110,7 +87,7 @@ EFFICIENT_AMX inline void ManyTiles(const Problem& p, int64_t m0, int64_t m1, in
     const Piece& piece = p.pieces[i];
     const uint8_t* row = Codes<Bits>(p, piece.k0, n0);
     for (int64_t q = 0; q < piece.quads(); ++q, row += 4 * p.pitch)
-      Quad<Bits>(row, p.pitch, piece.k1 - piece.k0 - 4 * q, mask, flip, tile + q * V);
+      Quad<Bits>(row, p.pitch, piece.k1 - piece.k0 - 4 * q, mask, flip, p.is_signed, tile + q * V);
     for (int64_t q = piece.quads() * V; q < (piece.quads() + step - 1) / step * step * V; ++q)
       tile[q] = _mm512_setzero_si512();
     __m512 scale[V], shift[V];
@@ -118,7 +95,7 @@ EFFICIENT_AMX inline void ManyTiles(const Problem& p, int64_t m0, int64_t m1, in
     for (int v = 0; v < V; ++v) shift[v] = _mm512_setzero_ps();
     if (p.Shifts()) Shifts<Bits>(p, piece.run, n0, columns, shift);
     for (int64_t r = 0; r < whole; r += 32)
-      MultiplyTiles<V>(p, i, m0 + r, r + 16 < whole, step, tile, scale, shift, totals.data() + r * C);
+      MultiplyTiles<Bits>(p, i, m0 + r, r + 16 < whole, step, tile, scale, shift, totals.data() + r * C);
   }
   _tile_release();
   for (int64_t r = 0; r < rows; ++r) {
@@ -130,6 +107,6 @@ EFFICIENT_AMX inline void ManyTiles(const Problem& p, int64_t m0, int64_t m1, in
 
 }  // namespace efficient
 
-#endif  // Linux on x86
+#endif  // EFFICIENT_HAS_AMX
 
 #endif  // EFFICIENT_QUANTIZED_MATMUL_INT8_AMX_H_

@@ -43,43 +43,64 @@ EFFICIENT_VNNI inline __m512i Flip(bool is_signed) {
   return _mm512_set1_epi8(static_cast<char>(!is_signed ? 0 : Bits == 8 ? 0x80 : Bits == 4 ? 0x88 : 0xAA));
 }
 
+constexpr int64_t kStrip = 16;  // blocks side by side, at most
+
 // Bytes of four rows, to lanes of four.
-EFFICIENT_VNNI inline void Turn(__m512i a, __m512i b, __m512i c, __m512i d, __m512i* out, int stride) {
+EFFICIENT_VNNI inline void Turn(__m512i a, __m512i b, __m512i c, __m512i d, __m512i* out) {
   const __m512i ab = _mm512_unpacklo_epi8(a, b), cd = _mm512_unpacklo_epi8(c, d);
   const __m512i ab_high = _mm512_unpackhi_epi8(a, b), cd_high = _mm512_unpackhi_epi8(c, d);
   out[0] = _mm512_unpacklo_epi16(ab, cd);
-  out[stride] = _mm512_unpackhi_epi16(ab, cd);
-  out[2 * stride] = _mm512_unpacklo_epi16(ab_high, cd_high);
-  out[3 * stride] = _mm512_unpackhi_epi16(ab_high, cd_high);
+  out[1] = _mm512_unpackhi_epi16(ab, cd);
+  out[2] = _mm512_unpacklo_epi16(ab_high, cd_high);
+  out[3] = _mm512_unpackhi_epi16(ab_high, cd_high);
+}
+
+// What the number in a register is multiplied by: codes of a byte's upper bits are left where they are.
+template <int Bits>
+constexpr int Lift(int v) {
+  return Bits == 8 || v % 2 == 0 ? 1 : 16;
 }
 
 // One row's bytes of a block; of 2-bit codes, the upper half again, two bits on.
 template <int Bits>
-EFFICIENT_VNNI inline __m512i Row(const uint8_t* row, __mmask64 mask, __m512i flip) {
-  const __m512i own = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, row), flip);
+EFFICIENT_VNNI inline __m512i Row(const uint8_t* row, __mmask64 mask) {
+  const __m512i own = _mm512_maskz_loadu_epi8(mask, row);
   if (Bits != 2) return own;
   const __m256i half = _mm512_castsi512_si256(own);
   return _mm512_inserti64x4(own, _mm256_srli_epi16(half, 2), 1);  // what comes from the next byte is cut off
 }
 
-// Four rows of codes from `row` on, of which `there` are there; the others stand for rows that x has 0 at.
+// Four rows of codes from `row` on, of which `there` are there; the others stand for rows that x has 0 at. Register v
+// holds codes times Lift(v).
 template <int Bits>
 EFFICIENT_VNNI inline void Quad(const uint8_t* row, int64_t pitch, int64_t there, __mmask64 mask, __m512i flip,
-                                __m512i* out) {
+                                bool is_signed, __m512i* out) {
   const int64_t last = there - 1;
-  const __m512i a = Row<Bits>(row, mask, flip);
-  const __m512i b = Row<Bits>(row + std::min<int64_t>(1, last) * pitch, mask, flip);
-  const __m512i c = Row<Bits>(row + std::min<int64_t>(2, last) * pitch, mask, flip);
-  const __m512i d = Row<Bits>(row + std::min<int64_t>(3, last) * pitch, mask, flip);
+  const __m512i a = Row<Bits>(row, mask);
+  const __m512i b = Row<Bits>(row + std::min<int64_t>(1, last) * pitch, mask);
+  const __m512i c = Row<Bits>(row + std::min<int64_t>(2, last) * pitch, mask);
+  const __m512i d = Row<Bits>(row + std::min<int64_t>(3, last) * pitch, mask);
+  __m512i turned[4];
+  Turn(a, b, c, d, turned);
+  if (is_signed)
+    for (int i = 0; i < 4; ++i) turned[i] = _mm512_xor_si512(turned[i], flip);
   if (Bits == 8) {
-    Turn(a, b, c, d, out, 1);
+    for (int i = 0; i < 4; ++i) out[i] = turned[i];
     return;
   }
   const __m512i low = _mm512_set1_epi8((1 << Bits) - 1);
-  Turn(_mm512_and_si512(a, low), _mm512_and_si512(b, low), _mm512_and_si512(c, low), _mm512_and_si512(d, low),
-       out, 2);
-  Turn(_mm512_and_si512(_mm512_srli_epi16(a, 4), low), _mm512_and_si512(_mm512_srli_epi16(b, 4), low),
-       _mm512_and_si512(_mm512_srli_epi16(c, 4), low), _mm512_and_si512(_mm512_srli_epi16(d, 4), low), out + 1, 2);
+  const __m512i high = _mm512_set1_epi8(static_cast<char>(((1 << Bits) - 1) << 4));
+  for (int i = 0; i < 4; ++i) {
+    out[2 * i] = _mm512_and_si512(turned[i], low);
+    out[2 * i + 1] = _mm512_and_si512(turned[i], high);
+  }
+}
+
+// Sums of a register in float.
+template <int Bits>
+EFFICIENT_VNNI inline __m512 Sum(__m512i sums, int v) {
+  const __m512 whole = _mm512_cvtepi32_ps(sums);
+  return Lift<Bits>(v) == 1 ? whole : _mm512_mul_ps(whole, _mm512_set1_ps(1.0f / Lift<Bits>(v)));
 }
 
 // Four runs of four floats, `step` apart.
@@ -177,67 +198,61 @@ EFFICIENT_VNNI inline void Shifts(const Problem& p, int64_t run, int64_t n, int6
   for (int v = 0; v < Block<Bits>::V; ++v) out[v] = _mm512_add_ps(out[v], base);
 }
 
-// R rows of x times W blocks side by side, codes turned in registers.
-template <int Bits, int R, int W>
-EFFICIENT_VNNI inline void Few(const Problem& p, int64_t m0, int64_t n0) {
+// One row of x times `blocks` blocks of columns side by side, codes turned in registers. Some rows of W at a time go
+// through all blocks, so that each row is read on in order, as the machine's prefetchers expect it; sums wait in cache.
+template <int Bits>
+EFFICIENT_VNNI inline void Few(const Problem& p, int64_t m, int64_t n0, int64_t blocks) {
   constexpr int V = Block<Bits>::V;
-  constexpr int64_t C = Block<Bits>::kColumns, B = Block<Bits>::kBytes;
-  int64_t columns[W];
-  __mmask64 mask[W];
-  for (int w = 0; w < W; ++w) {
-    columns[w] = std::min(C, p.n - n0 - w * C);
-    mask[w] = Mask<Bits>(columns[w]);
-  }
-  __m512 totals[R][W][V];
-  for (int r = 0; r < R; ++r)
-    for (int w = 0; w < W; ++w)
-      for (int v = 0; v < V; ++v) totals[r][w][v] = _mm512_setzero_ps();
+  constexpr int64_t C = Block<Bits>::kColumns, B = Block<Bits>::kBytes, kQuads = 8;  // 32 rows of W
+  alignas(64) __m512i sums[kStrip][V];
+  alignas(64) __m512 totals[kStrip][V];
+  for (int64_t w = 0; w < blocks; ++w)
+    for (int v = 0; v < V; ++v) totals[w][v] = _mm512_setzero_ps();
   const __m512i flip = Flip<Bits>(p.is_signed);
   const bool shifts = p.Shifts();
   for (size_t i = 0; i < p.pieces.size(); ++i) {
     const Piece& piece = p.pieces[i];
-    __m512i sums[R][W][V];
-    for (int r = 0; r < R; ++r)
-      for (int w = 0; w < W; ++w)
-        for (int v = 0; v < V; ++v) sums[r][w][v] = _mm512_setzero_si512();
-    const uint8_t* row = Codes<Bits>(p, piece.k0, n0);
-    const int32_t* x = p.values.data() + m0 * p.quads + piece.quad;
-    for (int64_t q = 0, k = piece.k0; k < piece.k1; ++q, k += 4, row += 4 * p.pitch) {
-      for (int w = 0; w < W; ++w) {
-        for (int j = 0; j < 4; ++j)
-          _mm_prefetch(reinterpret_cast<const char*>(row + (16 + j) * p.pitch + B * w), _MM_HINT_T0);
-        __m512i codes[V];
-        Quad<Bits>(row + B * w, p.pitch, piece.k1 - k, mask[w], flip, codes);
-        for (int r = 0; r < R; ++r) {
-          const __m512i value = _mm512_set1_epi32(x[r * p.quads + q]);
-          for (int v = 0; v < V; ++v) sums[r][w][v] = _mm512_dpbusd_epi32(sums[r][w][v], codes[v], value);
+    const int64_t quads = piece.quads();
+    const int32_t* x = p.values.data() + m * p.quads + piece.quad;
+    const __m512 whole = _mm512_set1_ps(p.sums[m * p.pieces.size() + i]);
+    for (int64_t q0 = 0; q0 < quads; q0 += kQuads) {
+      const int64_t q1 = std::min(quads, q0 + kQuads), k0 = piece.k0 + 4 * q0;
+      for (int64_t w = 0; w < blocks; ++w) {
+        const int64_t n = n0 + w * C, columns = std::min(C, p.n - n);
+        const __mmask64 mask = Mask<Bits>(columns);
+        __m512i own[V];
+        for (int v = 0; v < V; ++v) own[v] = q0 ? sums[w][v] : _mm512_setzero_si512();
+        const uint8_t* row = Codes<Bits>(p, k0, n);
+        for (int64_t q = q0, k = k0; q < q1; ++q, k += 4, row += 4 * p.pitch) {
+          __m512i codes[V];
+          Quad<Bits>(row, p.pitch, piece.k1 - k, mask, flip, p.is_signed, codes);
+          const __m512i value = _mm512_set1_epi32(x[q]);
+          for (int v = 0; v < V; ++v) own[v] = _mm512_dpbusd_epi32(own[v], codes[v], value);
         }
-      }
-    }
-    for (int w = 0; w < W; ++w) {
-      __m512 scale[V], shift[V];
-      const int64_t n = n0 + w * C;
-      Arrange<Bits>(p.Scale(piece.run) + (p.scale_stride ? n : 0), p.scale_stride, columns[w], scale);
-      if (shifts) Shifts<Bits>(p, piece.run, n, columns[w], shift);
-      for (int r = 0; r < R; ++r) {
-        const __m512 whole = _mm512_set1_ps(p.sums[(m0 + r) * p.pieces.size() + i]);
+        if (q1 < quads) {
+          for (int v = 0; v < V; ++v) sums[w][v] = own[v];
+          continue;
+        }
+        __m512 scale[V], shift[V];
+        Arrange<Bits>(p.Scale(piece.run) + (p.scale_stride ? n : 0), p.scale_stride, columns, scale);
+        if (shifts) Shifts<Bits>(p, piece.run, n, columns, shift);
         for (int v = 0; v < V; ++v) {
-          __m512 part = _mm512_cvtepi32_ps(sums[r][w][v]);
+          __m512 part = Sum<Bits>(own[v], v);
           if (shifts) part = _mm512_fnmadd_ps(shift[v], whole, part);
-          totals[r][w][v] = _mm512_fmadd_ps(part, scale[v], totals[r][w][v]);
+          totals[w][v] = _mm512_fmadd_ps(part, scale[v], totals[w][v]);
         }
       }
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int w = 0; w < W; ++w)
-      Store<Bits>(totals[r][w], p.steps[m0 + r], columns[w], p.y + (m0 + r) * p.n + n0 + w * C);
+  for (int64_t w = 0; w < blocks; ++w)
+    Store<Bits>(totals[w], p.steps[m], std::min(C, p.n - n0 - w * C), p.y + m * p.n + n0 + w * C);
 }
 
 // R rows of x times four registers of columns of a turned piece, added to totals.
-template <int R, int V>
+template <int Bits, int R>
 EFFICIENT_VNNI inline void Multiply(const Problem& p, size_t i, int64_t m, const __m512i* tile, const __m512* scale,
                                     const __m512* shift, float* totals) {
+  constexpr int V = Block<Bits>::V;
   const Piece& piece = p.pieces[i];
   const int32_t* x = p.values.data() + m * p.quads + piece.quad;
   __m512i sums[R][4];
@@ -259,7 +274,7 @@ EFFICIENT_VNNI inline void Multiply(const Problem& p, size_t i, int64_t m, const
   for (int r = 0; r < R; ++r) {
     const __m512 whole = _mm512_set1_ps(p.sums[(m + r) * p.pieces.size() + i]);
     for (int c = 0; c < 4; ++c) {
-      __m512 part = _mm512_cvtepi32_ps(sums[r][c]);
+      __m512 part = Sum<Bits>(sums[r][c], c);
       if (shifts) part = _mm512_fnmadd_ps(shift[c], whole, part);
       float* total = totals + 16 * (r * V + c);
       _mm512_storeu_ps(total, _mm512_fmadd_ps(part, scale[c], _mm512_loadu_ps(total)));
@@ -281,18 +296,18 @@ EFFICIENT_VNNI inline void Many(const Problem& p, int64_t m0, int64_t m1, int64_
     const Piece& piece = p.pieces[i];
     const uint8_t* row = Codes<Bits>(p, piece.k0, n0);
     for (int64_t q = 0; q < piece.quads(); ++q, row += 4 * p.pitch)
-      Quad<Bits>(row, p.pitch, piece.k1 - piece.k0 - 4 * q, mask, flip, tile + q * V);
+      Quad<Bits>(row, p.pitch, piece.k1 - piece.k0 - 4 * q, mask, flip, p.is_signed, tile + q * V);
     __m512 scale[V], shift[V];
     Arrange<Bits>(p.Scale(piece.run) + (p.scale_stride ? n0 : 0), p.scale_stride, columns, scale);
     if (p.Shifts()) Shifts<Bits>(p, piece.run, n0, columns, shift);
     for (int c = 0; c < V; c += 4) {  // a tile's half stays in the first cache
       int64_t r = 0;
       for (; r + 6 <= rows; r += 6)
-        Multiply<6, V>(p, i, m0 + r, tile + c, scale + c, shift + c, totals.data() + r * C + 16 * c);
+        Multiply<Bits, 6>(p, i, m0 + r, tile + c, scale + c, shift + c, totals.data() + r * C + 16 * c);
       for (; r + 2 <= rows; r += 2)
-        Multiply<2, V>(p, i, m0 + r, tile + c, scale + c, shift + c, totals.data() + r * C + 16 * c);
+        Multiply<Bits, 2>(p, i, m0 + r, tile + c, scale + c, shift + c, totals.data() + r * C + 16 * c);
       for (; r < rows; ++r)
-        Multiply<1, V>(p, i, m0 + r, tile + c, scale + c, shift + c, totals.data() + r * C + 16 * c);
+        Multiply<Bits, 1>(p, i, m0 + r, tile + c, scale + c, shift + c, totals.data() + r * C + 16 * c);
     }
   }
   for (int64_t r = 0; r < rows; ++r) {

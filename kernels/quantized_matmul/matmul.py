@@ -21,7 +21,7 @@ NATIVE = Native(
     name="quantized_matmul",
     source=Path(__file__).parent / "cpu.cc",
     symbol="EfficientQuantizedMatmul",
-    tiers={"cpu": 0, "cpu_portable": 1},
+    tiers={"cpu": 0, "cpu_portable": 1, "cpu_avx512": 2},
     others=("pallas_tpu", "pallas_gpu"),
 )
 
@@ -58,7 +58,8 @@ def quantized_matmul(
       group: rows of a run, the last of which may be shorter; 0 is one run.
       is_signed: whole numbers are two's complement, as int8 codes always are.
       implementation: None picks, of the reference and C++; "pallas_tpu" and "pallas_gpu" want those kernels,
-        interpreted off their platform; "cpu" wants the C++ kernel, "cpu_portable" the same without AVX-512.
+        interpreted off their platform; "cpu" wants the C++ kernel, "cpu_avx512" the same without AMX,
+        "cpu_portable" without AVX-512.
 
     Raises:
       ValueError: shapes or sizes that do not go together.

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from efficient.kernels.quantized_matmul.arguments import Packing
-from efficient.kernels.quantized_matmul.numbers import by_plane, in_columns, numbers, planes_of
+from efficient.kernels.quantized_matmul.planes import by_plane, in_columns, numbers, planes_of
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 

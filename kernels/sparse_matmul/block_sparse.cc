@@ -15,6 +15,7 @@
 
 #include "instructions.h"
 #include "lines.h"
+#include "panel.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -45,6 +46,17 @@ void MeetAny(const Problem& p, int64_t m0, int64_t m1, int64_t k0, int64_t depth
 }
 
 #if EFFICIENT_X86
+
+// A narrow block and 16 rows of turned x: columns lo to hi of turned y, which begins at the block's first.
+EFFICIENT_AVX512 void Narrow512(const float* x, const float* block, int64_t width, int64_t depth, int64_t lo, int64_t hi,
+                                float* y) {
+  for (int64_t w = lo; w < hi; ++w) {
+    __m512 sums = _mm512_loadu_ps(y + w * efficient::kWide);
+    for (int64_t h = 0; h < depth; ++h)
+      sums = _mm512_fmadd_ps(_mm512_set1_ps(block[h * width + w]), _mm512_loadu_ps(x + h * efficient::kWide), sums);
+    _mm512_storeu_ps(y + w * efficient::kWide, sums);
+  }
+}
 
 // V registers of columns from `lo` on, the last one masked; R rows of x.
 template <int R, int V>
@@ -92,10 +104,9 @@ EFFICIENT_AVX512 void Meet512(const Problem& p, int64_t m0, int64_t m1, int64_t 
 
 #endif  // EFFICIENT_X86
 
-// Rows m0 to m1 and columns n0 to n1 of y.
+// Calls meet(first row, depth, block, its first column, lo, hi) for the blocks that meet columns n0 to n1.
 template <typename Meet>
-void Strip(const Problem& p, int64_t m0, int64_t m1, int64_t n0, int64_t n1, const Meet& meet) {
-  for (int64_t m = m0; m < m1; ++m) std::memset(p.y + m * p.n + n0, 0, (n1 - n0) * sizeof(float));
+void Strip(const Problem& p, int64_t n0, int64_t n1, const Meet& meet) {
   const int32_t first = static_cast<int32_t>(n0 / p.width);
   for (int64_t row = 0; row < p.rows; ++row) {
     const int64_t k0 = row * p.height, depth = std::min(p.height, p.k - k0);
@@ -105,7 +116,7 @@ void Strip(const Problem& p, int64_t m0, int64_t m1, int64_t n0, int64_t n1, con
       const int64_t at = int64_t{p.columns[i]} * p.width;
       if (at >= n1) break;
       const int64_t lo = std::max<int64_t>(0, n0 - at), hi = std::min(p.width, n1 - at);
-      if (lo < hi) meet(p, m0, m1, k0, depth, p.values + i * p.height * p.width, at, lo, hi);
+      if (lo < hi) meet(k0, depth, p.values + i * p.height * p.width, at, lo, hi);
     }
   }
 }
@@ -133,18 +144,39 @@ ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F
   });
   if (!sound) return ffi::Error::InvalidArgument("block_sparse_matmul: columns and pointers must be unsigned integers");
   if (p.m == 0 || p.n == 0) return ffi::Error::Success();
+  const int64_t wide = std::max<int64_t>(1, std::min<int64_t>(across, 512 / p.width + 1)) * p.width;  // columns of one
+  const int64_t strips = (p.n + wide - 1) / wide, work = p.m * dv[0] * p.height * p.width;
+  bool has_512 = false;
+#if EFFICIENT_X86
+  has_512 = efficient::HasAvx512() && tier != 1;
+  if (has_512 && p.width < efficient::kWide && p.m >= efficient::kWide / 2) {
+    for (int64_t m0 = 0; m0 < p.m; m0 += efficient::kWide) {
+      const std::vector<float> x = efficient::Turned(p.x, p.m, p.k, m0);
+      efficient::ParallelFor(pool, strips, efficient::kWide * (work / p.m), [&](int64_t i) {
+        const int64_t n0 = i * wide, n1 = std::min(p.n, n0 + wide);
+        std::vector<float> y((n1 - n0) * efficient::kWide, 0.0f);
+        Strip(p, n0, n1, [&](int64_t k0, int64_t depth, const float* block, int64_t at, int64_t lo, int64_t hi) {
+          Narrow512(x.data() + k0 * efficient::kWide, block, p.width, depth, lo, hi,
+                    y.data() + (at - n0) * efficient::kWide);
+        });
+        efficient::TurnBack(y.data(), p.m, p.n, m0, n0, n1, p.y);
+      });
+    }
+    return ffi::Error::Success();
+  }
+#endif
   constexpr int64_t kChunk = 64;  // rows of x of a task
   const int64_t down = (p.m + kChunk - 1) / kChunk;
-  const int64_t wide = std::max<int64_t>(1, std::min<int64_t>(across, 512 / p.width + 1)) * p.width;  // columns of one
-  const int64_t strips = (p.n + wide - 1) / wide;
-  const int64_t work = p.m * dv[0] * p.height * p.width;
   efficient::ParallelFor(pool, strips * down, work, [&](int64_t i) {
     const int64_t m0 = i / strips * kChunk, n0 = i % strips * wide;
     const int64_t m1 = std::min(p.m, m0 + kChunk), n1 = std::min(p.n, n0 + wide);
+    for (int64_t m = m0; m < m1; ++m) std::memset(p.y + m * p.n + n0, 0, (n1 - n0) * sizeof(float));
+    Strip(p, n0, n1, [&](int64_t k0, int64_t depth, const float* block, int64_t at, int64_t lo, int64_t hi) {
 #if EFFICIENT_X86
-    if (efficient::HasAvx512() && tier != 1) return Strip(p, m0, m1, n0, n1, Meet512);
+      if (has_512) return Meet512(p, m0, m1, k0, depth, block, at, lo, hi);
 #endif
-    Strip(p, m0, m1, n0, n1, MeetAny);
+      MeetAny(p, m0, m1, k0, depth, block, at, lo, hi);
+    });
   });
   return ffi::Error::Success();
 }

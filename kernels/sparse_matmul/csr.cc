@@ -15,6 +15,7 @@
 
 #include "instructions.h"
 #include "lines.h"
+#include "panel.h"
 #include "parallel.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -22,7 +23,7 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-constexpr int64_t kWide = 16;  // rows of a panel
+using efficient::kWide;
 
 struct Problem {
   const float* x;
@@ -86,6 +87,29 @@ EFFICIENT_AVX512 inline __m512i Sixteen(const Index* from, __mmask16 mask) {
   return _mm512_maskz_loadu_epi32(mask, from);
 }
 
+// RowsOne: 16 entries of a row at once, whose places differ.
+template <typename Index>
+EFFICIENT_AVX512 void RowsOne512(const Problem& p, const Index* indices, int64_t m, int64_t n0, int64_t n1) {
+  float* y = p.y + m * p.n;
+  std::memset(y + n0, 0, (n1 - n0) * sizeof(float));
+  const __m512i low = _mm512_set1_epi32(static_cast<int32_t>(n0)), high = _mm512_set1_epi32(static_cast<int32_t>(n1));
+  const bool whole = n0 == 0 && n1 == p.n;
+  for (int64_t k = 0; k < p.k; ++k) {
+    int64_t from = p.bounds[k], to = p.bounds[k + 1];
+    if (!whole) Part(indices, n0, n1, &from, &to);
+    const __m512 value = _mm512_set1_ps(p.x[m * p.k + k]);
+    for (int64_t i = from; i < to; i += 16) {
+      const __mmask16 there = to - i >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (to - i)) - 1);
+      const __m512i own = Sixteen(indices + i, there);
+      __mmask16 mask = _mm512_mask_cmplt_epu32_mask(there, own, high);
+      mask = _mm512_mask_cmpge_epu32_mask(mask, own, low);
+      const __m512 sums = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, own, y, 4);
+      const __m512 more = _mm512_fmadd_ps(value, _mm512_maskz_loadu_ps(mask, p.values + i), sums);
+      _mm512_mask_i32scatter_ps(y, mask, own, more, 4);
+    }
+  }
+}
+
 template <typename Index>
 EFFICIENT_AVX512 void ColumnsOne512(const Problem& p, const Index* indices, int64_t m, int64_t n0, int64_t n1) {
   const float* x = p.x + m * p.k;
@@ -105,14 +129,6 @@ EFFICIENT_AVX512 void ColumnsOne512(const Problem& p, const Index* indices, int6
 }
 
 #endif  // EFFICIENT_X86
-
-// Rows m0 to m0 + 16 of x, turned: [K][16], zeros where there are none.
-std::vector<float> Turned(const Problem& p, int64_t m0) {
-  std::vector<float> out(p.k * kWide, 0.0f);
-  for (int64_t r = 0; r < std::min(kWide, p.m - m0); ++r)
-    for (int64_t k = 0; k < p.k; ++k) out[k * kWide + r] = p.x[(m0 + r) * p.k + k];
-  return out;
-}
 
 // Columns n0 to n1 of 16 rows, from turned x into turned y [n1 - n0][16].
 template <typename Index>
@@ -170,20 +186,23 @@ EFFICIENT_AVX512 void Panel512(const Problem& p, const Index* indices, bool by_r
 
 template <typename Index>
 void Multiply(const Problem& p, const Index* indices, bool by_row, bool wide, int64_t kept, ffi::ThreadPool& pool) {
-  const int64_t strip = std::max<int64_t>(64, (p.n + 7) / 8), strips = (p.n + strip - 1) / strip;
+  // Rows are searched for each strip, so that more of them than threads cost time.
+  const int64_t wanted = by_row ? (kept > 1 << 16 ? pool.num_threads() : 1) : 4 * pool.num_threads();
+  const int64_t strip = std::max<int64_t>(64, (p.n + wanted - 1) / wanted), strips = (p.n + strip - 1) / strip;
   if (p.m < 4) {
     efficient::ParallelFor(pool, strips * p.m, 4 * p.m * kept, [&](int64_t i) {
       const int64_t m = i / strips, n0 = i % strips * strip, n1 = std::min(p.n, n0 + strip);
-      if (by_row) return RowsOne(p, indices, m, n0, n1);
 #if EFFICIENT_X86
+      if (wide && by_row) return RowsOne512(p, indices, m, n0, n1);
       if (wide) return ColumnsOne512(p, indices, m, n0, n1);
 #endif
+      if (by_row) return RowsOne(p, indices, m, n0, n1);
       ColumnsOne(p, indices, m, n0, n1);
     });
     return;
   }
   for (int64_t m0 = 0; m0 < p.m; m0 += kWide) {
-    const std::vector<float> x = Turned(p, m0);
+    const std::vector<float> x = efficient::Turned(p.x, p.m, p.k, m0);
     efficient::ParallelFor(pool, strips, kWide * kept, [&](int64_t i) {
       const int64_t n0 = i * strip, n1 = std::min(p.n, n0 + strip);
       std::vector<float> y((n1 - n0) * kWide, 0.0f);
@@ -196,8 +215,7 @@ void Multiply(const Problem& p, const Index* indices, bool by_row, bool wide, in
 #else
       PanelAny(p, indices, by_row, x.data(), n0, n1, y.data());
 #endif
-      for (int64_t r = 0; r < std::min(kWide, p.m - m0); ++r)
-        for (int64_t n = n0; n < n1; ++n) p.y[(m0 + r) * p.n + n] = y[(n - n0) * kWide + r];
+      efficient::TurnBack(y.data(), p.m, p.n, m0, n0, n1, p.y);
     });
   }
 }

@@ -24,7 +24,8 @@ namespace {
 
 using efficient::kColumns;
 
-constexpr int64_t kFew = 4;  // rows of x up to which each is multiplied by itself
+constexpr int64_t kFew = 4;      // rows of x up to which each is multiplied by itself
+constexpr int64_t kStrip = 512;  // columns of a task, at most
 
 struct Problem {
   const float* x;
@@ -78,69 +79,79 @@ EFFICIENT_AVX512 inline __m512i Places(const uint8_t* from, int64_t room) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(halves[0]), halves[1], 1);
 }
 
-// Columns n0 to n1, at most 64, of one row of x.
-template <int Bits>
+// Columns n0 to n1, at most kStrip, of one row of x. Some groups at a time go through all columns, so that each row of
+// values is read on in order.
+template <int Bits, int Kept>
 EFFICIENT_AVX512 void One512(const Problem& p, int64_t m, int64_t n0, int64_t n1) {
-  __m512 sums[4];
-  __mmask16 masks[4];
-  for (int c = 0; c < 4; ++c) {
-    sums[c] = _mm512_setzero_ps();
-    const int64_t left = n1 - n0 - 16 * c;
-    masks[c] = left >= 16 ? 0xFFFF : left > 0 ? static_cast<__mmask16>((1u << left) - 1) : 0;
-  }
-  const int64_t used = (n1 - n0 + 15) / 16;
-  for (int64_t g = 0; g < p.groups; ++g) {
-    const int64_t there = std::min(p.of, p.k - g * p.of);
-    const __m512 x = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << there) - 1), p.x + m * p.k + g * p.of);
-    for (int64_t i = 0; i < p.n; ++i) {
-      const int64_t row = (g * p.n + i) * p.columns + n0, byte = row * Bits / 8;
-      const float* values = p.values + row;
-      for (int64_t c = 0; c < used; ++c) {
-        const __m512i place = Places<Bits>(p.positions + byte + 2 * Bits * c, p.bytes - byte - 2 * Bits * c);
-        sums[c] = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(masks[c], values + 16 * c), _mm512_permutexvar_ps(place, x),
-                                  sums[c]);
-      }
+  constexpr int64_t kAtOnce = 8;
+  const int64_t kept = Kept ? Kept : p.n;
+  alignas(64) float totals[kStrip] = {};
+  for (int64_t g0 = 0; g0 < p.groups; g0 += kAtOnce) {
+    const int64_t g1 = std::min(p.groups, g0 + kAtOnce);
+    __m512 x[kAtOnce];
+    for (int64_t g = g0; g < g1; ++g) {
+      const int64_t there = std::min(p.of, p.k - g * p.of);
+      x[g - g0] = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << there) - 1), p.x + m * p.k + g * p.of);
+    }
+    for (int64_t n = n0; n < n1; n += 16) {
+      const __mmask16 mask = n1 - n >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (n1 - n)) - 1);
+      __m512 sums = _mm512_load_ps(totals + n - n0);
+      for (int64_t g = g0; g < g1; ++g)
+        for (int64_t i = 0; i < kept; ++i) {
+          const int64_t at = (g * kept + i) * p.columns + n, byte = at * Bits / 8;
+          const __m512i place = Places<Bits>(p.positions + byte, p.bytes - byte);
+          sums = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, p.values + at), _mm512_permutexvar_ps(place, x[g - g0]),
+                                 sums);
+        }
+      _mm512_store_ps(totals + n - n0, sums);
     }
   }
-  for (int64_t c = 0; c < used; ++c) _mm512_mask_storeu_ps(p.y + m * p.columns + n0 + 16 * c, masks[c], sums[c]);
+  std::memcpy(p.y + m * p.columns + n0, totals, (n1 - n0) * sizeof(float));
 }
 
-// Decode for whole tiles: every place of a group asks which value names it.
-template <int Bits>
+// Decode for whole tiles: every place of a group takes the value that names it.
+template <int Bits, int Kept>
 EFFICIENT_AVX512 void Decode512(const Problem& p, int64_t k0, int64_t k1, int64_t n0, float* tile) {
+  const int64_t kept = Kept ? Kept : p.n;
   for (int64_t g = k0 / p.of; g * p.of < k1; ++g) {
     const int64_t there = std::min(p.of, k1 - g * p.of);
     float* rows = tile + (g * p.of - k0) * kColumns;
-    for (int c = 0; c < 4; ++c)
-      for (int64_t r = 0; r < there; ++r) _mm512_storeu_ps(rows + r * kColumns + 16 * c, _mm512_setzero_ps());
-    for (int64_t i = 0; i < p.n; ++i) {
-      const int64_t row = (g * p.n + i) * p.columns + n0, byte = row * Bits / 8;
-      for (int c = 0; c < 4; ++c) {
-        const __m512i place = Places<Bits>(p.positions + byte + 2 * Bits * c, p.bytes - byte - 2 * Bits * c);
-        const __m512 values = _mm512_loadu_ps(p.values + row + 16 * c);
-        const __mmask16 stays = _mm512_cmpneq_ps_mask(values, _mm512_setzero_ps());
-        for (int64_t r = 0; r < there; ++r) {
-          const __mmask16 here = _mm512_mask_cmpeq_epi32_mask(stays, place, _mm512_set1_epi32(static_cast<int>(r)));
-          _mm512_mask_storeu_ps(rows + r * kColumns + 16 * c, here, values);
-        }
+    for (int c = 0; c < 4; ++c) {
+      constexpr int kMost = Kept ? Kept : 16;
+      __m512i places[kMost];
+      __m512 values[kMost];
+      __mmask16 stays[kMost];
+      for (int64_t i = 0; i < kept; ++i) {
+        const int64_t at = (g * kept + i) * p.columns + n0 + 16 * c, byte = at * Bits / 8;
+        places[i] = Places<Bits>(p.positions + byte, p.bytes - byte);
+        values[i] = _mm512_loadu_ps(p.values + at);
+        stays[i] = _mm512_cmpneq_ps_mask(values[i], _mm512_setzero_ps());
+      }
+      for (int64_t r = 0; r < there; ++r) {
+        const __m512i here = _mm512_set1_epi32(static_cast<int>(r));
+        __m512 row = _mm512_setzero_ps();
+        for (int64_t i = 0; i < kept; ++i)
+          row = _mm512_mask_mov_ps(row, _mm512_mask_cmpeq_epi32_mask(stays[i], places[i], here), values[i]);
+        _mm512_storeu_ps(rows + r * kColumns + 16 * c, row);
       }
     }
   }
 }
 
-template <int Bits>
+template <int Bits, int Kept>
 void RunWide(const Problem& p, ffi::ThreadPool& pool) {
   if (p.m <= kFew) {
-    const int64_t strips = (p.columns + kColumns - 1) / kColumns;
+    const int64_t wanted = (p.columns / (4 * pool.num_threads()) + 15) / 16 * 16;
+    const int64_t strip = std::max<int64_t>(16, std::min(kStrip, wanted)), strips = (p.columns + strip - 1) / strip;
     efficient::ParallelFor(pool, strips * p.m, 2 * p.m * p.groups * p.n * p.columns, [&](int64_t i) {
-      const int64_t n0 = i % strips * kColumns;
-      One512<Bits>(p, i / strips, n0, std::min(p.columns, n0 + kColumns));
+      const int64_t n0 = i % strips * strip;
+      One512<Bits, Kept>(p, i / strips, n0, std::min(p.columns, n0 + strip));
     });
     return;
   }
   const auto decode = [&](int64_t k0, int64_t k1, int64_t n0, int64_t columns, float* tile) {
     if (columns == kColumns) {
-      Decode512<Bits>(p, k0, k1, n0, tile);
+      Decode512<Bits, Kept>(p, k0, k1, n0, tile);
     } else {
       Decode(p, k0, k1, n0, columns, tile);
     }
@@ -167,10 +178,10 @@ ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F
   if (p.m == 0 || p.columns == 0) return ffi::Error::Success();
 #if EFFICIENT_X86
   if (efficient::HasAvx512() && tier != 1 && p.bits >= 1 && p.bits <= 4 && p.columns * p.bits % 8 == 0) {
-    if (p.bits == 1) RunWide<1>(p, pool);
-    if (p.bits == 2) RunWide<2>(p, pool);
-    if (p.bits == 3) RunWide<3>(p, pool);
-    if (p.bits == 4) RunWide<4>(p, pool);
+    if (p.bits == 1) RunWide<1, 0>(p, pool);
+    if (p.bits == 2) p.n == 2 ? RunWide<2, 2>(p, pool) : RunWide<2, 0>(p, pool);  // 2:4 is what most use
+    if (p.bits == 3) RunWide<3, 0>(p, pool);
+    if (p.bits == 4) RunWide<4, 0>(p, pool);
     return ffi::Error::Success();
   }
 #endif

@@ -15,6 +15,8 @@ from efficient.quantize import quantizers
 from efficient.quantize.blocks import group as blocks_of
 from tests.kernels.packed_cases import SHAPES, TIERS, by_row, codes_of, needs_compiler, problem, whole_numbers
 
+TIERS = [*TIERS, pytest.param("cpu_avx512", marks=needs_compiler)]
+
 
 def exact(x, codes, scale, shift, bits, columns, group, is_signed, table=None):
     """In float64, by indices alone; and what the rounding of sums may come to."""
@@ -182,7 +184,7 @@ def test_what_does_not_go_together_is_refused(change, message):
 
 
 def test_an_unknown_implementation_is_refused():
-    with pytest.raises(NotImplementedError, match="cpu_portable, pallas_tpu, pallas_gpu, got"):
+    with pytest.raises(NotImplementedError, match="cpu_avx512, pallas_tpu, pallas_gpu, got"):
         quantized_matmul(**problem(2, 4, 8, bits=4), implementation="tpu")
 
 

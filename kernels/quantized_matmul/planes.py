@@ -1,4 +1,4 @@
-"""Numbers: what packed bytes stand for, inside a Pallas kernel; and scales laid out as bytes are.
+"""Planes: what packed bytes stand for, inside a Pallas kernel; and scales laid out as bytes are.
 
 A byte of b bits a code holds 8 / b neighbouring columns. To spread them over lanes costs more than to
 multiply, so kernels work by plane: the first column of every byte, the second, ... A result
