@@ -1,12 +1,13 @@
-"""What quantized products take on this machine's CPU, against XLA's float32 product in its better layout.
+"""What quantized and sparse products take on this CPU, against XLA's float32 product in its better layout.
 
     python -m experiments.bench_kernels
 
 Shapes are those of SmolLM2-135M (hidden, feed-forward, vocabulary), Llama-7B and ResNet's 3 x 3 convolutions
 as products; batches of 1, 16 and 256 rows. Arms are int4 in runs of 32 rows and int8 a column, with x rounded
-to int8 as it comes (`w4a8`, `w8a8`), int4 with x in float32 (`w4`), and 16 shared values a matrix
-(`codebook`). All arms of a shape run in turn within each round; a ratio is the median over rounds of the
-ratio within a round. Each arm's numbers are held to the reference's before it is timed.
+to int8 as it comes (`w4a8`, `w8a8`), int4 with x in float32 (`w4`), 16 shared values a matrix (`codebook`),
+and in float32 one of ten blocks of 32 x 32 (`blocks`), one weight of twenty in compressed columns (`csr`),
+and two of every four (`2-of-4`). All arms of a shape run in turn within each round; a ratio is the median over
+rounds of the ratio within a round. Each arm's numbers are held to the reference's before it is timed.
 """
 
 import dataclasses
@@ -21,21 +22,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from efficient.kernels.quantized_matmul import int8_matmul, quantized_matmul
+from efficient.kernels.sparse_matmul import block_sparse_matmul, csr_matmul, n_m_matmul
 
+from efficient.prune.leaves import BlockSparseLeaf, CSRLeaf, NMLeaf
 from experiments.frame import Claim, Metrics, Outcome, Progress, average, by_seed, column, main
 
-BARS: Mapping[str, tuple[float, float, float]] = {
+BARS: Mapping[str, tuple[float | None, float | None, float | None]] = {
     "w4a8": (12, 6, 2.5),
     "w4": (8, 3, 1),
     "w8a8": (6, 5, 2.5),
     "codebook": (6, 3, 1),
+    "blocks": (5, 5, 5),
+    "csr": (4, None, None),
 }
+ARMS = (*BARS, "2-of-4")
 BATCHES = (1, 16, 256)
 LABELS = {
     "w4a8": "int4, runs of 32; x in int8",
     "w4": "int4, runs of 32; x in float32",
     "w8a8": "int8 a column; x in int8",
     "codebook": "16 shared values; x in float32",
+    "blocks": "blocks of 32x32, 90 % absent",
+    "csr": "compressed columns, 95 % absent",
 }
 TOLERANCE = 1e-4  # of the largest number: float32 sums in another order
 
@@ -93,7 +101,7 @@ def products(shape: str, seed: int) -> dict[str, Product]:
     by_run = jnp.asarray(draw.uniform(0.5, 1, (-(-k // 32), n)), jnp.float32)
     by_column, half = by_run[:1], jnp.full((by_run.shape[0], 1), 8.0)
     table = jnp.asarray(np.sort(draw.normal(size=16)), jnp.float32)
-    whole = jnp.arange(16, dtype=jnp.float32)
+    sparse = _sparse(k, n, draw)
     return {
         "plain": lambda x: x @ dense,
         "turned": lambda x: jax.lax.dot_general(x, turned, (((1,), (1,)), ((), ()))),
@@ -101,15 +109,40 @@ def products(shape: str, seed: int) -> dict[str, Product]:
             int8_matmul, codes=four, scale=by_run, shift=half, bits=4, columns=n, group=32
         ),
         "w4": functools.partial(
-            quantized_matmul, codes=four, table=whole, scale=by_run, shift=half, columns=n, group=32
+            quantized_matmul, codes=four, scale=by_run, shift=half, bits=4, columns=n, group=32
         ),
         "w8a8": functools.partial(
             int8_matmul, codes=eight, scale=by_column, shift=jnp.full((1, 1), 128.0), bits=8, columns=n
         ),
         "codebook": functools.partial(
-            quantized_matmul, codes=four, table=table, scale=jnp.ones((1, 1)), columns=n
+            quantized_matmul, codes=four, table=table, scale=jnp.ones((1, 1)), bits=4, columns=n
         ),
+        **sparse,
     }
+
+
+def _sparse(k: int, n: int, draw: np.random.Generator) -> dict[str, Product]:
+    """The sparse arms."""
+    numbers = draw.normal(size=(k, n)).astype(np.float32)
+    of_block = draw.random((-(-k // 32), -(-n // 32))) < 0.1
+    blocks = BlockSparseLeaf.from_dense(
+        numbers * np.kron(of_block, np.ones((32, 32), np.float32))[:k, :n], block=(32, 32)
+    )
+    lines = CSRLeaf.from_dense(numbers * (draw.random((k, n)) < 0.05), axis=1)
+    ranks = np.argsort(np.argsort(draw.random((-(-k // 4), 4, n)), 1), 1).reshape(-1, n)[:k]
+    pairs = NMLeaf.from_dense(numbers * (ranks < 2), n=2, m=4)
+    blocks, lines, pairs = (jax.tree.map(jnp.asarray, leaf) for leaf in (blocks, lines, pairs))
+    return {
+        "blocks": functools.partial(
+            block_sparse_matmul, values=blocks.values, columns=blocks.columns, pointers=blocks.pointers,
+            size=n,
+        ),
+        "csr": functools.partial(
+            csr_matmul, values=lines.values, indices=lines.indices, pointers=lines.pointers, size=n,
+            by_row=False,
+        ),
+        "2-of-4": functools.partial(n_m_matmul, values=pairs.values, positions=pairs.positions, m=4),
+    }  # fmt: skip
 
 
 def seconds(run: Callable[[], Any], calls: int) -> float:
@@ -136,7 +169,7 @@ def raced(shape: str, batch: int, made: Mapping[str, Product], config: Config, s
     found: dict[str, Any] = {
         "baseline": {"ms": 1e3 * statistics.median(taken[best]), "error": 0.0, "ratio": 1.0}
     }
-    for arm in BARS:
+    for arm in ARMS:
         want = np.asarray(made[arm](x, implementation="reference"))
         error = float(np.abs(np.asarray(runs[arm]()) - want).max() / np.abs(want).max())
         if not error <= TOLERANCE:
@@ -154,7 +187,7 @@ def run(config: Config, *, progress: Progress | None = None) -> Metrics:
     """By arm, `<shape>.<batch>.<metric>`: ms, ratio (float32's time over ours, above 1 is faster), error."""
 
     def one(seed: int, watch: Progress) -> dict[str, dict[str, float]]:
-        arms: dict[str, dict[str, float]] = {arm: {} for arm in ("baseline", *BARS)}
+        arms: dict[str, dict[str, float]] = {arm: {} for arm in ("baseline", *ARMS)}
         for shape in watch.track(config.shapes, "shapes"):
             made = products(shape, seed)
             for batch in config.batches:
@@ -192,6 +225,7 @@ CLAIMS = tuple(
     )
     for arm, bars in BARS.items()
     for batch, bar in zip(BATCHES, bars, strict=True)
+    if bar is not None
 )
 
 
@@ -199,13 +233,13 @@ def tables(record: Any) -> list[Any]:
     """How many times faster than float32, a row for each shape and batch."""
     from rich.table import Table
 
-    table = Table(title="Quantized products: times faster than XLA's float32, and its milliseconds")
-    for title in ("W", "batch", "float32, ms", *BARS):
+    table = Table(title="Products: times faster than XLA's float32, and its milliseconds")
+    for title in ("W", "batch", "float32, ms", *ARMS):
         table.add_column(title, justify="left" if title == "W" else "right")
     for shape in record.config["shapes"]:
         for batch in record.config["batches"]:
             base = average(record.metrics, "baseline", f"{shape}.{batch}.ms")
-            cells = [f"{average(record.metrics, arm, f'{shape}.{batch}.ratio'):.2f}" for arm in BARS]
+            cells = [f"{average(record.metrics, arm, f'{shape}.{batch}.ratio'):.2f}" for arm in ARMS]
             table.add_row(shape, str(batch), f"{base:.3f}", *cells)
     return [table]
 
@@ -217,7 +251,7 @@ def figures(record: Any) -> dict[str, Any]:
     batches = record.config["batches"]
     figure, panels = style.figure(columns=len(batches), width=3.4 * len(batches), height=3.6, squeeze=False)
     for axes, batch in zip(panels[0], batches, strict=True):
-        for arm in BARS:
+        for arm in ARMS:
             ratios = [average(record.metrics, arm, f"{s}.{batch}.ratio") for s in record.config["shapes"]]
             axes.plot(ratios, record.config["shapes"], "o", alpha=0.8, label=arm)
         axes.axvline(1, color=style.BASELINE, linewidth=1)

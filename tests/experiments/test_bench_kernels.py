@@ -9,8 +9,8 @@ from tests.experiments.shown import assert_shown
 def test_every_arm_is_raced_and_agrees_with_its_reference():
     config = bench_kernels.Config.smoke()
     metrics = bench_kernels.run(config)
-    assert set(metrics) == {"baseline", *bench_kernels.BARS}
-    for arm in bench_kernels.BARS:
+    assert set(metrics) == {"baseline", *bench_kernels.ARMS}
+    for arm in bench_kernels.ARMS:
         found = metrics[arm][0]
         assert set(found) == {f"48x130.{b}.{m}" for b in config.batches for m in ("ms", "ratio", "error")}
         assert all(value > 0 for name, value in found.items() if not name.endswith("error"))
