@@ -6,8 +6,8 @@ Shapes are those of SmolLM2-135M (hidden, feed-forward, vocabulary), Llama-7B an
 as products; batches of 1, 16 and 256 rows. Arms are int4 in runs of 32 rows and int8 a column, with x rounded
 to int8 as it comes (`w4a8`, `w8a8`), int4 with x in float32 (`w4`), 16 shared values a matrix (`codebook`),
 and in float32 one of ten blocks of 32 x 32 (`blocks`), one weight of twenty in compressed columns (`csr`),
-and two of every four (`2-of-4`). All arms of a shape run in turn within each round; a ratio is the median over
-rounds of the ratio within a round. Each arm's numbers are held to the reference's before it is timed.
+and two of every four (`2-of-4`). All arms of a shape run in turn within each round; a ratio is the median
+over rounds of the ratio within a round. Each arm's numbers are held to the reference's before it is timed.
 """
 
 import dataclasses
