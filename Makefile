@@ -28,6 +28,7 @@ bench: $(SETUP)
 	$(BIN)/python -m experiments.bench_shrink
 	$(BIN)/python -m experiments.bench_quantize
 	$(BIN)/python -m experiments.bench_kernels
+	$(BIN)/python -m experiments.bench_packed
 
 # The kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer: a wrong access ends them.
 sanitize: $(SETUP)

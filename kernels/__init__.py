@@ -1,7 +1,10 @@
 """Kernels: the only code that knows hardware. Imported as `efficient.kernels`.
 
 One folder an operation: `reference.py` (plain jnp, the oracle), then a file a tier, and the entry point,
-which picks. `quantized_matmul` is here, with x in float32 (`cpu.cc`) and, as `int8_matmul`, with x rounded to
-int8 (`int8.cc`); both are compiled at first use, see `native`. Pallas tiers are not yet, and leaves do not
-call them yet.
+which picks. C++ is compiled at first use, see `native`; which tier runs, see `tiers`; derivatives are the
+reference's (`derivative`), and rows of a batch, `vmap`'s too, are multiplied at once (`rows`).
+
+`quantized_matmul`: x W on packed codes, x in float or rounded to int8. `sparse_matmul`: W in blocks, in
+compressed rows or columns, or n of every m. Leaves use them through `lift`. The Pallas tiers of
+`quantized_matmul` run where they are asked for by name; no device has run them yet.
 """

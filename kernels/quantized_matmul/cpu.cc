@@ -29,7 +29,8 @@ namespace {
 using efficient::FloatProblem;
 using efficient::kColumns;
 
-constexpr int64_t kFew = 8;  // rows of x up to which they are multiplied in registers
+constexpr int64_t kFew = 8;       // rows of x up to which they are multiplied in registers
+constexpr int64_t kTiles = 1024;  // columns from which it pays to cut x into three parts
 
 // The number of every code, at least 16 of them: 4 come four times.
 std::vector<float> Numbers(const FloatProblem& p) {
@@ -110,7 +111,7 @@ void RunWide(const FloatProblem& p, ffi::ThreadPool& pool, const std::vector<flo
       if (m < p.m) efficient::FewRows<Reader, 1>(p, table.data(), m, 128 * b, sums.data());
     });
 #if EFFICIENT_HAS_AMX
-  } else if (tiles && !p.table && efficient::HasTiles(22)) {
+  } else if (tiles && !p.table && p.n >= kTiles && efficient::HasTiles(22)) {
     efficient::RunSplit<Reader>(p, pool, table.data(), done);
 #endif
   } else {

@@ -17,7 +17,7 @@ TIERS = [
 # Rows of x, rows and columns of W: SmolLM2-135M, LeNet's, and what divides by nothing.
 SHAPES = [
     (1, 576, 1536), (3, 800, 500), (17, 576, 192), (1, 31, 129), (8, 33, 257), (9, 130, 65), (200, 65, 63),
-    (1, 1, 1), (2, 3, 128),
+    (1, 1, 1), (2, 3, 128), (40, 70, 1100),
 ]  # fmt: skip
 
 
