@@ -33,4 +33,10 @@ def rows_together(kernel: Callable[..., Any], *, is_each: bool = True) -> Callab
 
 def flat_rows(x: Any) -> Any:
     """All leading axes of x as one."""
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def like_rows(out: Any, x: Any) -> Any:
+    """A kernel's result [rows, n], with the leading axes and the dtype of x."""
+    out = out if x.ndim == 2 else out.reshape(*x.shape[:-1], out.shape[-1])
+    return out if out.dtype == x.dtype else out.astype(x.dtype)

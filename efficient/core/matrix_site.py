@@ -33,8 +33,15 @@ class MatrixSite(NamedTuple):
 
     def result(self, out: jax.Array) -> jax.Array:
         """[..., n], as the equation promised it."""
-        whole = out.reshape(*out.shape[:-1], *self.columns)
-        return jnp.transpose(whole, self.order).astype(self.dtype)
+        whole = shaped(out, (*out.shape[:-1], *self.columns))
+        in_order = self.order == tuple(range(whole.ndim))
+        whole = whole if in_order else jnp.transpose(whole, self.order)
+        return whole if whole.dtype == self.dtype else whole.astype(self.dtype)
+
+
+def shaped(value: Any, shape: tuple[int, ...]) -> Any:
+    """`value` in a shape, without an equation where it has it: tracing counts them."""
+    return value if value.shape == shape else value.reshape(shape)
 
 
 def matrix_site(site: Any, *, most_patches: int | None = None) -> MatrixSite | None:
@@ -60,8 +67,9 @@ def _of_dot(site: Any) -> MatrixSite | None:
         return None
     others = [a for _, a in sorted(zip(c.contract, c.other_contract, strict=True))]
     lead = [a for a in range(site.other.ndim) if a not in others]
-    x = jnp.transpose(site.other, (*lead, *others))
-    x = x.reshape(*x.shape[: len(lead)], math.prod(shape[:count]))
+    order = (*lead, *others)
+    x = site.other if order == tuple(range(len(order))) else jnp.transpose(site.other, order)
+    x = shaped(x, (*x.shape[: len(lead)], math.prod(shape[:count])))
     order = tuple(range(len(lead) + len(c.free)))
     if c.leaf_is_lhs:
         order = (*order[len(lead) :], *order[: len(lead)])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from efficient.core.leaf import Leaf, is_leaf, leaf, static
 from efficient.core.rows import rows
 from efficient.quantize.blocks import Layout, spread
-from efficient.quantize.codes import Codes, numbering, product
+from efficient.quantize.codes import Codes, as_matrix, numbering, product
 from efficient.quantize.format import Format
 from efficient.quantize.packing import pack_codes, unpack_codes
 
@@ -103,7 +103,7 @@ class BlockLeaf(Leaf):
             group, runs = inner, math.prod(shape[: summed - 1]) * -(-shape[summed - 1] // inner)
         else:
             return None
-        table, is_signed = numbering(self.grid.table(), bits)
+        table, is_signed = numbering(self.grid, bits)
         free = shape[summed:]
 
         def of_runs(values: Any) -> Any:
@@ -115,7 +115,7 @@ class BlockLeaf(Leaf):
             return spread(lead, (1, *layout[summed:]), (runs, *free)).reshape(runs, math.prod(free))
 
         return Codes(
-            codes=self.codes.reshape(math.prod(shape[:summed]), -1),
+            codes=as_matrix(self.codes, shape, summed),
             scale=of_runs(plain(self.scale)),
             shift=of_runs(self.zero),
             table=table,

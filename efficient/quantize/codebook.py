@@ -4,7 +4,6 @@ Source: Han, Mao and Dally, 2016, arXiv:1510.00149, section 3 ("Trained quantiza
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from efficient.core.leaf import Leaf, leaf, static
 from efficient.core.per_leaf import per_leaf
 from efficient.core.rows import rows
 from efficient.core.transform import State, Transform, recipe
-from efficient.quantize.codes import Codes, product
+from efficient.quantize.codes import Codes, as_matrix, product
 from efficient.quantize.kmeans import Initialisation, kmeans
 
 
@@ -68,7 +67,7 @@ class CodebookLeaf(Leaf):
         if self.codebook.ndim > 1 or 0 in self.shape:
             return None
         return Codes(
-            codes=self.indices.reshape(math.prod(self.shape[:summed]), -1),
+            codes=as_matrix(self.indices, self.shape, summed),
             scale=jnp.ones((1, 1), jnp.float32),
             shift=None,
             table=self.codebook,

@@ -3,6 +3,7 @@
 A leaf's rule asks `product`; where the axes or the format are none of a kernel's, it gets None and decodes.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from efficient.core.matrix_site import MatrixSite, matrix_site
+from efficient.core.matrix_site import MatrixSite, matrix_site, shaped
 from efficient.kernels.quantized_matmul import int8, int8_matmul, matmul, quantized_matmul
+from efficient.quantize.format import Format
 
 MOST_PATCHES = 256  # rows up to which a float convolution is faster as a product of patches
 LEAST_DEPTH = 64  # rows of W below which XLA is faster where there are more rows of x than that
@@ -58,6 +60,12 @@ def product(site: Any, leaf: Any, *, step: Step | None = None) -> Any:
     return found.result(multiplied(found, codes, step))
 
 
+def as_matrix(codes: Any, shape: tuple[int, ...], summed: int) -> Any:
+    """Packed codes of a weight of `shape`, as rows of bytes."""
+    rows = math.prod(shape[:summed])
+    return shaped(codes, (rows, codes.size // rows))
+
+
 def multiplied(found: MatrixSite, codes: Codes, step: Step | None) -> jax.Array:
     """Rows of x times W."""
     x, options = found.x, codes._asdict()
@@ -69,8 +77,9 @@ def multiplied(found: MatrixSite, codes: Codes, step: Step | None) -> jax.Array:
     return int8_matmul(x, **options, x_scale=step.size, per_row=step.per_row)
 
 
-def numbering(table: np.ndarray, bits: int) -> tuple[Any, bool]:
-    """`(table or None, is_signed)` for codes of so many bits that stand for the numbers of a table."""
+def numbering(grid: Format, bits: int) -> tuple[Any, bool]:
+    """`(table or None, is_signed)` for codes of a format that are kept in so many bits."""
+    table = _table(grid)
     count = len(table)
     if np.array_equal(table, np.arange(count)):
         return None, False
@@ -79,9 +88,17 @@ def numbering(table: np.ndarray, bits: int) -> tuple[Any, bool]:
     return jnp.asarray(table), False
 
 
+@functools.cache
+def _table(grid: Format) -> np.ndarray:
+    """The numbers of a format; a model asks for each of its weights."""
+    return grid.table()
+
+
 def by_columns(values: Any, shape: tuple[int, ...], summed: int) -> Any:
     """Numbers that broadcast against a weight and are the same along what is summed over, as [1, n or 1]."""
     free = shape[summed:]
     if values.size == 1:
         return values.reshape(1, 1)
+    if values.shape == (1, *free) and len(free) == 1:
+        return values
     return jnp.broadcast_to(values.reshape(values.shape[summed:]), free).reshape(1, math.prod(free))

@@ -17,7 +17,7 @@ from efficient.core.leaf import Leaf, leaf, static
 from efficient.core.per_leaf import per_leaf
 from efficient.core.rows import rows
 from efficient.core.transform import State, Transform, recipe
-from efficient.quantize.codes import Codes, by_columns, product
+from efficient.quantize.codes import Codes, as_matrix, by_columns, product
 
 
 @leaf
@@ -87,7 +87,7 @@ class QuantizedLeaf(Leaf):
         if math.prod(self.scale.shape[:summed]) != 1 or 0 in self.shape:
             return None
         return Codes(
-            codes=self.values.reshape(math.prod(self.shape[:summed]), -1),
+            codes=as_matrix(self.values, self.shape, summed),
             scale=by_columns(self.scale, self.shape, summed),
             shift=None,
             table=None,

@@ -50,13 +50,16 @@ def decoded(
     packing: Packing,
 ) -> Float[Array, "k n"]:
     """W[k, n] = (number of code[k, n] - shift[g, n]) scale[g, n], g = k // group; see `quantized_matmul`."""
-    codes = codes.view(jnp.uint8)
     bits = packing.bits
+    is_plain = bits == 8 and table is None
+    codes = codes.view(jnp.int8 if is_plain and packing.is_signed else jnp.uint8)
     if bits < 8:
         apart = jnp.stack([(codes >> place) & (2**bits - 1) for place in range(0, 8, bits)], -1)
         codes = apart.reshape(codes.shape[0], -1)[:, : packing.columns]
     if table is not None:
         numbers = table[codes]
+    elif is_plain:
+        numbers = codes.astype(jnp.float32)
     else:
         whole = codes.astype(jnp.int32)
         numbers = (whole - 2**bits * (whole >= 2 ** (bits - 1)) * packing.is_signed).astype(jnp.float32)
@@ -81,10 +84,11 @@ def filled_table(table: Any, bits: int) -> Any:
 
 def single_precision(values: Any) -> Any:
     """In float32; None stays."""
-    return None if values is None else values.astype(jnp.float32)
+    return values if values is None or values.dtype == jnp.float32 else values.astype(jnp.float32)
 
 
 def _rows(values: Float[Array, "..."], shape: tuple[int, ...], group: int) -> Float[Array, "k n"]:
     """A number of each run of rows, at every row and column."""
-    whole = jnp.repeat(values, min(group, max(shape[0], 1)), axis=0)[: shape[0]]
-    return jnp.broadcast_to(whole, shape)
+    if values.shape[0] > 1:
+        values = jnp.repeat(values, group, axis=0)[: shape[0]]
+    return jnp.broadcast_to(values, shape)

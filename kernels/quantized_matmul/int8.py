@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from efficient.kernels.derivative import derived_from
 from efficient.kernels.quantized_matmul.arguments import (
@@ -12,7 +13,7 @@ from efficient.kernels.quantized_matmul.arguments import (
     single_precision,
 )
 from efficient.kernels.quantized_matmul.reference import int8_reference
-from efficient.kernels.rows import flat_rows, rows_together
+from efficient.kernels.rows import flat_rows, like_rows, rows_together
 from efficient.kernels.tiers import PALLAS, Native, by_tier
 from jaxtyping import Array, Float, Int8, Num, UInt8
 
@@ -73,15 +74,23 @@ def int8_matmul(
         x, codes, scale, shift, bits=bits, columns=columns, group=group, is_signed=is_signed
     )
     tier = NATIVE.picked(implementation)
+    _check_pallas(tier, packing, x.shape[-1])
+    arrays = map(single_precision, (scale, shift, x_scale))
+    out = _run(flat_rows(x), codes, *arrays, packing=packing, per_row=per_row, tier=tier)
+    return like_rows(out, x)
+
+
+# Traced once for all layers of one shape.
+@functools.partial(jax.jit, static_argnames=("packing", "per_row", "tier"))
+def _run(
+    x: Any, codes: Any, scale: Any, shift: Any, step: Any, *, packing: Packing, per_row: bool, tier: str
+) -> Any:
+    """The product of a tier, in float32."""
     plain = functools.partial(int8_reference, packing=packing, per_row=per_row)
     native = functools.partial(_native, packing=packing, per_row=per_row, tier=tier)
-    native = rows_together(native, is_each=per_row or x_scale is not None)
-    kernel = functools.partial(
-        by_tier, tier, plain, native, pallas=_pallas(tier, packing, x.shape[-1], per_row)
-    )
-    run = derived_from(plain, kernel)
-    out = run(flat_rows(x), codes, *map(single_precision, (scale, shift, x_scale)))
-    return out.reshape(*x.shape[:-1], columns).astype(x.dtype)
+    native = rows_together(native, is_each=per_row or step is not None)
+    kernel = functools.partial(by_tier, tier, plain, native, pallas=_pallas(tier, packing, per_row))
+    return derived_from(plain, kernel)(x, codes, scale, shift, step)
 
 
 def _native(
@@ -104,20 +113,24 @@ def _native(
     )
 
 
-def _pallas(tier: str, packing: Packing, rows: int, per_row: bool) -> Any:
-    """The kernel of a Pallas tier, or None.
+def _check_pallas(tier: str, packing: Packing, rows: int) -> None:
+    """Refuses what the Pallas kernels cannot do.
 
     Raises:
-      NotImplementedError: what those kernels cannot do.
+      NotImplementedError: runs that registers are not cut by.
     """
-    if tier not in PALLAS:
-        return None
-    from efficient.kernels.quantized_matmul.int8_pallas import int8_pallas_gpu, int8_pallas_tpu, supports
-
-    if not supports(packing, rows):
+    if tier in PALLAS and packing.group < rows and packing.group % 32:
         raise NotImplementedError(
             f"group must be all rows or a multiple of 32 for {tier}, got {packing.group}; leave "
             "implementation out."
         )
+
+
+def _pallas(tier: str, packing: Packing, per_row: bool) -> Any:
+    """The kernel of a Pallas tier, or None."""
+    if tier not in PALLAS:
+        return None
+    from efficient.kernels.quantized_matmul.int8_pallas import int8_pallas_gpu, int8_pallas_tpu
+
     kernel = int8_pallas_tpu if tier == "pallas_tpu" else int8_pallas_gpu
     return functools.partial(kernel, packing=packing, per_row=per_row)

@@ -31,11 +31,6 @@ class Parts(NamedTuple):
     shift: jax.Array | None  # the same, off the integers that are multiplied
 
 
-def supports(packing: Packing, rows: int) -> bool:
-    """Whether runs can be cut into parts that registers hold: all rows, or a multiple of 32."""
-    return packing.group >= rows or packing.group % 32 == 0
-
-
 def parts_of(
     x: Any, scale: Any, shift: Any, step: Any, *, packing: Packing, per_row: bool, width: int, depth: int
 ) -> Parts:

@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from efficient.kernels.derivative import derived_from
 from efficient.kernels.quantized_matmul.arguments import (
@@ -13,7 +14,7 @@ from efficient.kernels.quantized_matmul.arguments import (
     single_precision,
 )
 from efficient.kernels.quantized_matmul.reference import reference
-from efficient.kernels.rows import flat_rows, rows_together
+from efficient.kernels.rows import flat_rows, like_rows, rows_together
 from efficient.kernels.tiers import PALLAS, Native, by_tier
 from jaxtyping import Array, Float, Int8, Num, UInt8
 
@@ -70,12 +71,26 @@ def quantized_matmul(
     )
     table = None if table is None else filled_table(table, bits)
     tier = NATIVE.picked(implementation)
+    _check_pallas(tier, table)
+    out = _run(
+        flat_rows(x),
+        codes,
+        single_precision(scale),
+        single_precision(shift),
+        table,
+        packing=packing,
+        tier=tier,
+    )
+    return like_rows(out, x)
+
+
+@functools.partial(jax.jit, static_argnames=("packing", "tier"))  # traced once for layers of one shape
+def _run(x: Any, codes: Any, scale: Any, shift: Any, table: Any, *, packing: Packing, tier: str) -> Any:
+    """The product of a tier, in float32."""
     plain = functools.partial(reference, packing=packing)
     native = rows_together(functools.partial(_native, packing=packing, tier=tier))
-    kernel = functools.partial(by_tier, tier, plain, native, pallas=_pallas(tier, packing, table))
-    run = derived_from(plain, kernel)
-    out = run(flat_rows(x), codes, single_precision(scale), single_precision(shift), table)
-    return out.reshape(*x.shape[:-1], columns).astype(x.dtype)
+    kernel = functools.partial(by_tier, tier, plain, native, pallas=_pallas(tier, packing))
+    return derived_from(plain, kernel)(x, codes, scale, shift, table)
 
 
 def _native(x: Any, codes: Any, scale: Any, shift: Any, table: Any, *, packing: Packing, tier: str) -> Any:
@@ -96,18 +111,22 @@ def _native(x: Any, codes: Any, scale: Any, shift: Any, table: Any, *, packing: 
     )
 
 
-def _pallas(tier: str, packing: Packing, table: Any) -> Any:
-    """The kernel of a Pallas tier, or None.
+def _check_pallas(tier: str, table: Any) -> None:
+    """Refuses what the Pallas kernels cannot do.
 
     Raises:
-      NotImplementedError: what those kernels cannot do.
+      NotImplementedError: a large table.
     """
-    if tier not in PALLAS:
-        return None
-    if table is not None and table.shape[0] > 16:
+    if tier in PALLAS and table is not None and table.shape[0] > 16:
         raise NotImplementedError(
             f"table must have at most 16 numbers for {tier}, got {table.shape[0]}; leave implementation out."
         )
+
+
+def _pallas(tier: str, packing: Packing) -> Any:
+    """The kernel of a Pallas tier, or None."""
+    if tier not in PALLAS:
+        return None
     from efficient.kernels.quantized_matmul.pallas_gpu import pallas_gpu
     from efficient.kernels.quantized_matmul.pallas_tpu import pallas_tpu
 

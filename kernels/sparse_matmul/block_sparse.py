@@ -4,9 +4,10 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from efficient.kernels.derivative import derived_from
-from efficient.kernels.rows import flat_rows, rows_together
+from efficient.kernels.rows import flat_rows, like_rows, rows_together
 from efficient.kernels.sparse_matmul.reference import dense_of_blocks, times
 from efficient.kernels.tiers import Native, by_tier
 from jaxtyping import Array, Float, UInt
@@ -48,22 +49,27 @@ def block_sparse_matmul(
 
     Source: block compressed rows, as in Gray et al., 2017, GPU kernels for block-sparse weights.
     """
-    shape = (x.shape[-1], size)
-    lines = -(-shape[0] // max(values.shape[1], 1)) + 1
+    lines = -(-x.shape[-1] // max(values.shape[1], 1)) + 1
     if size < 1 or 0 in values.shape[1:] or columns.shape != values.shape[:1] or pointers.shape != (lines,):
         raise ValueError(
             f"columns must be one a block, pointers {lines} and size positive, got {columns.shape}, "
             f"{pointers.shape} and {size} with values {values.shape}; see BlockSparseLeaf.from_dense."
         )
     tier = NATIVE.picked(implementation)
+    out = _run(flat_rows(x), values.astype(jnp.float32), columns, pointers, size=size, tier=tier)
+    return like_rows(out, x)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "tier"))  # traced once for layers of one shape
+def _run(x: Any, values: Any, columns: Any, pointers: Any, *, size: int, tier: str) -> Any:
+    """The product of a tier, in float32."""
 
     def plain(x: Any, values: Any, columns: Any, pointers: Any) -> Any:
-        return times(x, dense_of_blocks(values, columns, pointers, shape=shape))
+        return times(x, dense_of_blocks(values, columns, pointers, shape=(x.shape[1], size)))
 
     native = rows_together(functools.partial(_native, size=size, tier=tier))
     run = derived_from(plain, functools.partial(by_tier, tier, plain, native))
-    out = run(flat_rows(x), values.astype(jnp.float32), columns, pointers)
-    return out.reshape(*x.shape[:-1], size).astype(x.dtype)
+    return run(x, values, columns, pointers)
 
 
 def _native(x: Any, values: Any, columns: Any, pointers: Any, *, size: int, tier: str) -> Any:

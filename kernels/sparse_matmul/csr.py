@@ -4,9 +4,10 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from efficient.kernels.derivative import derived_from
-from efficient.kernels.rows import flat_rows, rows_together
+from efficient.kernels.rows import flat_rows, like_rows, rows_together
 from efficient.kernels.sparse_matmul.reference import dense_of_lines, times
 from efficient.kernels.tiers import Native, by_tier
 from jaxtyping import Array, Float, UInt
@@ -48,22 +49,29 @@ def csr_matmul(
       ValueError: shapes or sizes that do not go together.
       NotImplementedError: an implementation that is not to be had here.
     """
-    shape = (x.shape[-1], size)
-    lines = (shape[0] if by_row else size) + 1
+    lines = (x.shape[-1] if by_row else size) + 1
     if size < 1 or indices.shape != values.shape or pointers.shape != (lines,):
         raise ValueError(
             f"indices must be one a value, pointers {lines} and size positive, got {indices.shape}, "
             f"{pointers.shape} and {size} with {values.shape} values; see CSRLeaf.from_dense."
         )
     tier = NATIVE.picked(implementation)
+    out = _run(
+        flat_rows(x), values.astype(jnp.float32), indices, pointers, size=size, by_row=by_row, tier=tier
+    )
+    return like_rows(out, x)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "by_row", "tier"))  # traced once for layers of one shape
+def _run(x: Any, values: Any, indices: Any, pointers: Any, *, size: int, by_row: bool, tier: str) -> Any:
+    """The product of a tier, in float32."""
 
     def plain(x: Any, values: Any, indices: Any, pointers: Any) -> Any:
-        return times(x, dense_of_lines(values, indices, pointers, shape=shape, by_row=by_row))
+        return times(x, dense_of_lines(values, indices, pointers, shape=(x.shape[1], size), by_row=by_row))
 
     native = rows_together(functools.partial(_native, size=size, by_row=by_row, tier=tier))
     run = derived_from(plain, functools.partial(by_tier, tier, plain, native))
-    out = run(flat_rows(x), values.astype(jnp.float32), indices, pointers)
-    return out.reshape(*x.shape[:-1], size).astype(x.dtype)
+    return run(x, values, indices, pointers)
 
 
 def _native(x: Any, values: Any, indices: Any, pointers: Any, *, size: int, by_row: bool, tier: str) -> Any:

@@ -4,9 +4,10 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from efficient.kernels.derivative import derived_from
-from efficient.kernels.rows import flat_rows, rows_together
+from efficient.kernels.rows import flat_rows, like_rows, rows_together
 from efficient.kernels.sparse_matmul.reference import dense_of_groups, times
 from efficient.kernels.tiers import Native, by_tier
 from jaxtyping import Array, Float, UInt8
@@ -60,14 +61,20 @@ def n_m_matmul(
             f"{positions.shape} bytes; see NMLeaf.from_dense."
         )
     tier = NATIVE.picked(implementation)
+    out = _run(flat_rows(x), values.astype(jnp.float32), positions, m=m, tier=tier)
+    return like_rows(out, x)
+
+
+@functools.partial(jax.jit, static_argnames=("m", "tier"))  # traced once for layers of one shape
+def _run(x: Any, values: Any, positions: Any, *, m: int, tier: str) -> Any:
+    """The product of a tier, in float32."""
 
     def plain(x: Any, values: Any, positions: Any) -> Any:
-        return times(x, dense_of_groups(values, positions, rows=rows, m=m))
+        return times(x, dense_of_groups(values, positions, rows=x.shape[1], m=m))
 
     native = rows_together(functools.partial(_native, m=m, tier=tier))
     run = derived_from(plain, functools.partial(by_tier, tier, plain, native))
-    out = run(flat_rows(x), values.astype(jnp.float32), positions)
-    return out.reshape(*x.shape[:-1], columns).astype(x.dtype)
+    return run(x, values, positions)
 
 
 def _native(x: Any, values: Any, positions: Any, *, m: int, tier: str) -> Any:

@@ -58,9 +58,10 @@ def test_products_are_the_matrix_s():
 
 
 def test_what_is_made_dense_is_seen():
-    leaf = CSRLeaf.from_dense(np.eye(12, 8, dtype=np.float32))
-    assert sparse_storage_arms.is_packed(leaf, jnp.ones((1, 12)))
-    assert not sparse_storage_arms.is_packed(leaf, jnp.ones((32, 12)))
+    """Compressed rows have a rule; a bitmap has none."""
+    matrix = np.eye(12, 8, dtype=np.float32)
+    assert sparse_storage_arms.is_packed(CSRLeaf.from_dense(matrix), jnp.ones((1, 12)))
+    assert not sparse_storage_arms.is_packed(BitmapLeaf.from_dense(matrix), jnp.ones((32, 12)))
 
 
 def test_a_leaf_that_differs_stops_the_run(monkeypatch):

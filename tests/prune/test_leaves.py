@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from efficient.kernels.tiers import Native
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from efficient import lift, load, save
 from efficient.core.interpret import DenseError
+from efficient.core.lift import explained
 from efficient.prune.leaves import BitmapLeaf, BlockSparseLeaf, CSRLeaf, NMLeaf, RelativeIndexLeaf
 from efficient.prune.leaves.sparse import index_dtype, padded
+from tests.kernels.packed_cases import needs_compiler
 
 EPS = float(jnp.finfo(jnp.float32).eps)
 BY_HAND = np.array([[0, 5, 0, 0], [0, 0, 0, 0], [7, 0, 0, 8]], np.float32)
@@ -275,8 +278,32 @@ def test_absent_weights_meet_nothing():
         np.testing.assert_array_equal(lift(jnp.matmul, strict=True)(x, leaf)[0], [3] + [0] * 8)
 
 
-def test_matmuls_that_are_made_dense():
-    """Where the rule would be slower, or the format has none; `strict` says so."""
+@needs_compiler
+def test_matmuls_and_convolutions_by_kernels():
+    """At any number of rows, where the format has a kernel; `explained` names it."""
+    w, x = some((8, 6)), jnp.ones((64, 8))
+    image = jnp.ones((2, 5, 5, 8))
+    window = some((3, 3, 8, 6))
+    convolved = lambda x, w: jax.lax.conv_general_dilated(  # noqa: E731
+        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    kernels = {"csr": "csr_matmul", "csc": "csr_matmul", "block": "block_sparse_matmul", "n_m": "n_m_matmul"}
+    for name, kernel in kernels.items():
+        for fn, array, other in ((jnp.matmul, w, x), (convolved, window, image)):
+            if name == "n_m":
+                array = np.where(np.indices(array.shape)[-2] % 4 < 2, array, 0)
+            packed = NMLeaf.from_dense(array) if name == "n_m" else made(name, array)
+            assert explained(lambda p, x, fn=fn: fn(x, p["w"]), {"w": packed}, other).kernels["w"] == (
+                f"{kernel} (cpu)"
+            )
+            bound = 73 * EPS * np.asarray(fn(jnp.abs(other), jnp.abs(array)))
+            got, want = lift(fn, strict=True)(other, packed), fn(other, jnp.asarray(array))
+            assert np.all(np.abs(np.asarray(got) - np.asarray(want)) <= bound)
+
+
+def test_matmuls_that_are_made_dense(monkeypatch):
+    """Without kernels, where the rule would be slower, or the format has none; `strict` says so."""
+    monkeypatch.setattr(Native, "is_ready", property(lambda self: False))
     w, x = some((8, 6)), jnp.ones((64, 8))
     for name in FORMATS:
         leaf = made(name, w)
