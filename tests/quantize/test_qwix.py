@@ -65,7 +65,9 @@ def test_what_qwix_quantizes_is_read(qtype, blocks, method):
     leaf = from_qwix(array)
     np.testing.assert_allclose(leaf.dense(), qwix.dequantize(array), rtol=0, atol=1e-6)
     x = jax.random.normal(jax.random.key(1), (4, 64))
-    np.testing.assert_allclose(lift(lambda w, x: x @ w)(leaf, x), x @ leaf.dense(), rtol=1e-5, atol=1e-5)
+    # Codes are summed before zero points come off: float32 sums of 64 terms, each as large as the range.
+    slack = 72 * 2.0**-24 * np.abs(x).sum(1, keepdims=True) * 2 * np.ptp(np.asarray(leaf.dense()))
+    assert (np.abs(lift(lambda w, x: x @ w)(leaf, x) - x @ leaf.dense()) <= slack).all()
 
 
 @pytest.mark.parametrize(
