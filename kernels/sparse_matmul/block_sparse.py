@@ -38,7 +38,7 @@ def block_sparse_matmul(
       x: any float; summed in float32, returned in its own dtype. Where it is not finite, absent blocks may
         show it or not, by the tier.
       values: the blocks; what of one lies beyond W is not read.
-      columns: of blocks, ascending in each row of blocks; out of bounds is padding.
+      columns: of blocks, ascending in each row of blocks, each once; out of bounds is padding.
       pointers: where each of ceil(k / height) rows of blocks begins, and where the last ends.
       size: n, columns of W.
       implementation: None picks; "cpu" wants the C++ kernel, "cpu_portable" the same without AVX-512.

@@ -39,7 +39,7 @@ def csr_matmul(
       x: any float; summed in float32, returned in its own dtype. Where it is not finite, absent weights may
         show it or not, by the tier.
       values: those that are stored.
-      indices: place in the line, ascending in each line; out of bounds is padding.
+      indices: place in the line, ascending in each line, each once; out of bounds is padding.
       pointers: where each line begins, and where the last ends; lines are rows of W, or columns.
       size: n, columns of W.
       by_row: lines are rows of W.

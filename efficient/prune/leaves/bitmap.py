@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from efficient.core.leaf import leaf, static
-from efficient.prune.leaves.sparse import SparseLeaf, is_present, matrix_shape, running, shaped
+from efficient.kernels.sparse_matmul.reference import running
+from efficient.prune.leaves.sparse import SparseLeaf, is_present, matrix_shape, shaped
 from efficient.prune.mask import kept_of
 
 

@@ -12,13 +12,13 @@ import numpy as np
 
 from efficient.core.leaf import leaf, static
 from efficient.kernels.sparse_matmul import block_sparse, block_sparse_matmul
+from efficient.kernels.sparse_matmul.reference import dense_of_blocks, lines_of
 from efficient.prune.leaves.blocks import dot
 from efficient.prune.leaves.kernel import by_kernel
 from efficient.prune.leaves.sparse import (
     SparseLeaf,
     index_dtype,
     is_present,
-    lines_of,
     matrix_shape,
     pointers_of,
     shaped,
@@ -94,13 +94,9 @@ class BlockSparseLeaf(SparseLeaf):
 
     def one(self) -> jax.Array:
         """Each block set in its place."""
-        rows, columns = matrix_shape(self.weight_shape, "weight")
-        _, height, width = self.values.shape
-        down, across = -(-rows // height), -(-columns // width)
-        blocks = jnp.zeros((down, across, height, width), self.dtype)
-        blocks = blocks.at[self.places()].set(self.values, mode="drop")
-        filled = blocks.swapaxes(1, 2).reshape(down * height, across * width)
-        return filled[:rows, :columns].reshape(self.weight_shape)
+        shape = matrix_shape(self.weight_shape, "weight")
+        dense = dense_of_blocks(self.values, self.columns, self.pointers, shape=shape)
+        return dense.reshape(self.weight_shape)
 
     def places(self) -> tuple[jax.Array, jax.Array]:
         """Of every block its row and its column of blocks."""
@@ -115,20 +111,19 @@ class BlockSparseLeaf(SparseLeaf):
         16x16 6.7 times as fast for one row, 5.4 for 32, 2.2 for 256; with 4x4 4.5 for one row, 1.1 for 32.
         """
         out = self.by_kernel(site)
-        return dot(site, jnp.asarray(self.values), self.places(), moved=4) if out is None else out
-
-    def conv_general_dilated(self, site: Any) -> Any:
-        """Rule: by a kernel where there is one, from patches of the input."""
-        out = self.by_kernel(site)
-        return NotImplemented if out is None else out
+        if out is not NotImplemented:
+            return out
+        return dot(site, jnp.asarray(self.values), self.places(), moved=4)
 
     def by_kernel(self, site: Any) -> Any:
-        """The site's result, or None."""
+        """The site's result, a convolution's from patches of its input; or `NotImplemented`."""
         if self.layers or 0 in self.weight_shape:
-            return None
+            return NotImplemented
         values, columns, pointers = map(jnp.asarray, (self.values, self.columns, self.pointers))
         run = lambda x: block_sparse_matmul(x, values, columns, pointers, size=self.weight_shape[-1])  # noqa: E731
         return by_kernel(site, block_sparse.NATIVE, run)
+
+    conv_general_dilated = by_kernel
 
 
 def _checked(block: tuple[int, int]) -> tuple[int, int]:

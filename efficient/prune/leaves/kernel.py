@@ -11,15 +11,15 @@ from efficient.kernels.tiers import Native
 
 
 def by_kernel(site: Any, native: Native, run: Callable[[jax.Array], jax.Array]) -> Any:
-    """A site's result by `run`, from x [..., k] to [..., n]; None where there is no product of two matrices.
+    """A site's result by `run`, from x [..., k] to [..., n]; `NotImplemented` where it is no product.
 
     The weight is seen as a matrix whose last axis are its columns; all others are summed over.
     """
     if jax.default_backend() != "cpu" or not native.is_ready:
-        return None
+        return NotImplemented
     found = matrix_site(site)
     if found is None or len(found.columns) != 1:
-        return None
+        return NotImplemented
     site.computed_by(native.words)
     x = found.x if found.x.dtype == found.dtype else found.x.astype(jnp.float32)
     return found.result(run(x))

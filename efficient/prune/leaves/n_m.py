@@ -16,8 +16,9 @@ import numpy as np
 from efficient.coding import pack_bits
 from efficient.core.leaf import leaf, static
 from efficient.kernels.sparse_matmul import n_m, n_m_matmul
+from efficient.kernels.sparse_matmul.reference import unpacked
 from efficient.prune.leaves.kernel import by_kernel
-from efficient.prune.leaves.sparse import SparseLeaf, is_present, shaped, unpacked
+from efficient.prune.leaves.sparse import SparseLeaf, is_present, shaped
 from efficient.prune.pattern import require_axis
 
 
@@ -124,8 +125,7 @@ class NMLeaf(SparseLeaf):
             return NotImplemented
         values, positions = jnp.asarray(self.values), jnp.asarray(self.positions)
         values = values.reshape(-1, values.shape[-2], columns)
-        out = by_kernel(site, n_m.NATIVE, lambda x: n_m_matmul(x, values, positions, m=self.m))
-        return NotImplemented if out is None else out
+        return by_kernel(site, n_m.NATIVE, lambda x: n_m_matmul(x, values, positions, m=self.m))
 
     conv_general_dilated = dot_general
 

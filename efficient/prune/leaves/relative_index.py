@@ -15,16 +15,14 @@ import numpy as np
 
 from efficient.coding import encode_gaps, pack_bits
 from efficient.core.leaf import leaf, static
+from efficient.kernels.sparse_matmul.reference import lines_of, running, unpacked
 from efficient.prune.leaves.sparse import (
     SparseLeaf,
     index_dtype,
     is_present,
-    lines_of,
     matrix_shape,
     pointers_of,
-    running,
     shaped,
-    unpacked,
 )
 from efficient.prune.mask import kept_of
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Shaped, UInt8
+from jaxtyping import Bool, Int, Shaped
 
 from efficient.core.leaf import Leaf
 
@@ -102,23 +102,6 @@ def pointers_of(counts: Int[np.ndarray, " lines"]) -> Shaped[np.ndarray, " lines
     """Where the entries of each line begin, and where the last ends."""
     ends = np.concatenate([[0], np.cumsum(counts)])
     return ends.astype(index_dtype(int(ends[-1])))
-
-
-def running(counts: Int[Array, " count"]) -> Int[Array, " count"]:
-    """Sums up to and with each; XLA's own cumulative sum is slower on a CPU."""
-    return jax.lax.associative_scan(jnp.add, counts)
-
-
-def lines_of(pointers: Shaped[Array, " lines1"], entries: int) -> Int[Array, " entries"]:
-    """The line of each entry; of padding, one past the last line."""
-    begun = jnp.zeros(entries, jnp.int32).at[pointers[1:].astype(jnp.int32)].add(1, mode="drop")
-    return running(begun)
-
-
-def unpacked(stream: UInt8[Array, " bytes"], width: int, count: int) -> Int[Array, " count"]:
-    """The values that `coding.pack_bits` laid down with one width, inside a program."""
-    bits = jnp.unpackbits(stream)[: count * width].reshape(count, width).astype(jnp.int32)
-    return bits @ (2 ** np.arange(width - 1, -1, -1, dtype=np.int32))
 
 
 def shaped(*shape: int, dtype: Any) -> jax.ShapeDtypeStruct:
