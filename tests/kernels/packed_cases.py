@@ -21,6 +21,16 @@ SHAPES = [
 ]  # fmt: skip
 
 
+def on_shapes(tiers, shapes=SHAPES):
+    """Pairs of a tier and a shape; the reference, which compiles anew for each shape, has three."""
+    pairs = []
+    for tier in tiers:
+        name, marks = (tier, ()) if isinstance(tier, str) else (tier.values[0], tier.marks)
+        own = shapes[1:4] if name == "reference" else shapes
+        pairs += [pytest.param(name, shape, marks=marks, id=f"{name}-{shape}") for shape in own]
+    return pairs
+
+
 def problem(m, k, n, *, bits, group=0, has_shift=False, by_column=True, is_signed=False, seed=0):
     """Arguments drawn at random; codes are whole numbers."""
     draw = np.random.default_rng(seed)

@@ -9,7 +9,15 @@ import pytest
 from efficient.kernels.quantized_matmul import int8_matmul
 from efficient.kernels.quantized_matmul.int8 import NATIVE
 
-from tests.kernels.packed_cases import SHAPES, TIERS, by_row, needs_compiler, problem, whole_numbers
+from tests.kernels.packed_cases import (
+    SHAPES,
+    TIERS,
+    by_row,
+    needs_compiler,
+    on_shapes,
+    problem,
+    whole_numbers,
+)
 
 TIERS = [*TIERS, pytest.param("cpu_vnni", marks=needs_compiler)]
 
@@ -29,8 +37,7 @@ def exact(x, codes, scale, shift, columns, group, bits, is_signed, x_scale=None)
     return q @ weights * step, (k + 8) * 2.0**-24 * (np.abs(q) @ size) * step
 
 
-@pytest.mark.parametrize("tier", TIERS)
-@pytest.mark.parametrize("shape", [*SHAPES, (125, 600, 66)], ids=str)
+@pytest.mark.parametrize(("tier", "shape"), on_shapes(TIERS, [*SHAPES, (125, 600, 66)]))
 def test_every_tier_on_every_shape(tier, shape):
     options = itertools.product((2, 4, 8), (0, 30, 32), (False, True), (False, True))
     for i, (bits, group, has_shift, by_column) in enumerate(options):

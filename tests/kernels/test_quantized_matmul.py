@@ -13,7 +13,15 @@ from efficient.kernels.quantized_matmul.matmul import NATIVE
 
 from efficient.quantize import quantizers
 from efficient.quantize.blocks import group as blocks_of
-from tests.kernels.packed_cases import SHAPES, TIERS, by_row, codes_of, needs_compiler, problem, whole_numbers
+from tests.kernels.packed_cases import (
+    TIERS,
+    by_row,
+    codes_of,
+    needs_compiler,
+    on_shapes,
+    problem,
+    whole_numbers,
+)
 
 TIERS = [*TIERS, pytest.param("cpu_avx512", marks=needs_compiler)]
 
@@ -39,8 +47,7 @@ def with_table(p, entries, seed=5):
     return {**p, "table": table, "codes": codes}
 
 
-@pytest.mark.parametrize("tier", TIERS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("tier", "shape"), on_shapes(TIERS))
 def test_every_tier_on_every_shape(tier, shape):
     kinds = [
         (2, False, 0),
