@@ -36,6 +36,7 @@ BARS: Mapping[str, tuple[float | None, float | None, float | None]] = {
     "csr": (4, None, None),
 }
 ARMS = (*BARS, "2-of-4")
+SPARSE = ("blocks", "csr", "2-of-4")
 BATCHES = (1, 16, 256)
 LABELS = {
     "w4a8": "int4, runs of 32; x in int8",
@@ -253,12 +254,13 @@ def figures(record: Any) -> dict[str, Any]:
     for axes, batch in zip(panels[0], batches, strict=True):
         for arm in ARMS:
             ratios = [average(record.metrics, arm, f"{s}.{batch}.ratio") for s in record.config["shapes"]]
-            axes.plot(ratios, record.config["shapes"], "o", alpha=0.8, label=arm)
+            marker = "s" if arm in SPARSE else "o"
+            axes.plot(ratios, record.config["shapes"], marker, alpha=0.8, label=arm)
         axes.axvline(1, color=style.BASELINE, linewidth=1)
         axes.set(xlabel="times faster than float32", title=f"batch {batch}", xlim=(0, None))
     for axes in panels[0][1:]:
         axes.set_yticklabels([])
-    panels[0][-1].legend(loc="best", fontsize=8)
+    panels[0][-1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     return {"races": figure}
 
 
