@@ -5,6 +5,8 @@ which picks. C++ is compiled at first use, see `native`; which tier runs, see `t
 reference's (`derivative`), and rows of a batch, `vmap`'s too, are multiplied at once (`rows`).
 
 `quantized_matmul`: x W on packed codes, x in float or rounded to int8. `sparse_matmul`: W in blocks, in
-compressed rows or columns, or n of every m. Leaves use them through `lift`. The Pallas tiers of
-`quantized_matmul` run where they are asked for by name; no device has run them yet.
+compressed rows or columns, or n of every m. Leaves use these through `lift`. `attention`: of sequences,
+forward and backward, and of one token over a cache in a few bits, in pages or not. `quantize_pack`: rounds and
+packs, for such caches and such products. `hadamard`: the Walsh-Hadamard transform. The Pallas tiers run where
+they are asked for by name; no device has run them yet.
 """

@@ -59,7 +59,11 @@ class Native:
 
     def call(self, tier: str, shape: tuple[int, ...], *args: Any, **attributes: Any) -> jax.Array:
         """The handler's float32 result of a shape."""
-        call = jax.ffi.ffi_call(self.target, jax.ShapeDtypeStruct(shape, jax.numpy.float32))
+        return self.calls(tier, jax.ShapeDtypeStruct(shape, jax.numpy.float32), *args, **attributes)
+
+    def calls(self, tier: str, results: Any, *args: Any, **attributes: Any) -> Any:
+        """The handler's results, one or several, of shapes and dtypes; where `vmap` meets it, one by one."""
+        call = jax.ffi.ffi_call(self.target, results, vmap_method="sequential")
         return call(*args, **attributes, tier=self.tiers.get(tier, 0))
 
 

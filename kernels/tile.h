@@ -16,14 +16,14 @@ constexpr int64_t kColumns = 64;  // of a tile
 constexpr int64_t kRows = 256;    // of a tile
 constexpr int64_t kChunk = 192;   // rows of x that one task multiplies with a tile
 
-// acc[r][kColumns] += x[r][0..depth] tile[0..depth][kColumns], rows of x `pitch` apart, for r < rows.
-EFFICIENT_CLONES inline void MultiplyAny(const float* x, int64_t pitch, int64_t rows, int64_t depth, const float* tile,
-                                         float* acc) {
+// acc[r][kColumns] += sum over d < depth of x[r, d] tile[d][kColumns], r < rows; x[r, d] is x[r * pitch + d * along].
+EFFICIENT_CLONES inline void MultiplyAny(const float* x, int64_t pitch, int64_t along, int64_t rows, int64_t depth,
+                                         const float* tile, float* acc) {
   for (int64_t r = 0; r < rows; ++r) {
     float* sums = acc + r * kColumns;
-    for (int64_t k = 0; k < depth; ++k) {
-      const float value = x[r * pitch + k];
-      const float* row = tile + k * kColumns;
+    for (int64_t d = 0; d < depth; ++d) {
+      const float value = x[r * pitch + d * along];
+      const float* row = tile + d * kColumns;
       for (int64_t j = 0; j < kColumns; ++j) sums[j] += value * row[j];
     }
   }
@@ -32,16 +32,17 @@ EFFICIENT_CLONES inline void MultiplyAny(const float* x, int64_t pitch, int64_t 
 #if EFFICIENT_X86
 
 template <int R>
-EFFICIENT_AVX512 inline void MultiplyRows(const float* x, int64_t pitch, int64_t depth, const float* tile, float* acc) {
+EFFICIENT_AVX512 inline void MultiplyRows(const float* x, int64_t pitch, int64_t along, int64_t depth,
+                                          const float* tile, float* acc) {
   __m512 sums[R][4];
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_loadu_ps(acc + r * kColumns + 16 * c);
-  for (int64_t k = 0; k < depth; ++k) {
-    const float* row = tile + k * kColumns;
+  for (int64_t d = 0; d < depth; ++d, x += along) {
+    const float* row = tile + d * kColumns;
     const __m512 w0 = _mm512_loadu_ps(row), w1 = _mm512_loadu_ps(row + 16);
     const __m512 w2 = _mm512_loadu_ps(row + 32), w3 = _mm512_loadu_ps(row + 48);
     for (int r = 0; r < R; ++r) {
-      const __m512 value = _mm512_set1_ps(x[r * pitch + k]);
+      const __m512 value = _mm512_set1_ps(x[r * pitch]);
       sums[r][0] = _mm512_fmadd_ps(value, w0, sums[r][0]);
       sums[r][1] = _mm512_fmadd_ps(value, w1, sums[r][1]);
       sums[r][2] = _mm512_fmadd_ps(value, w2, sums[r][2]);
@@ -52,11 +53,12 @@ EFFICIENT_AVX512 inline void MultiplyRows(const float* x, int64_t pitch, int64_t
     for (int c = 0; c < 4; ++c) _mm512_storeu_ps(acc + r * kColumns + 16 * c, sums[r][c]);
 }
 
-EFFICIENT_AVX512 inline void Multiply512(const float* x, int64_t pitch, int64_t rows, int64_t depth, const float* tile,
-                                         float* acc) {
+EFFICIENT_AVX512 inline void Multiply512(const float* x, int64_t pitch, int64_t along, int64_t rows, int64_t depth,
+                                         const float* tile, float* acc) {
   int64_t r = 0;
-  for (; r + 6 <= rows; r += 6) MultiplyRows<6>(x + r * pitch, pitch, depth, tile, acc + r * kColumns);
-  for (; r < rows; ++r) MultiplyRows<1>(x + r * pitch, pitch, depth, tile, acc + r * kColumns);
+  for (; r + 6 <= rows; r += 6) MultiplyRows<6>(x + r * pitch, pitch, along, depth, tile, acc + r * kColumns);
+  for (; r + 2 <= rows; r += 2) MultiplyRows<2>(x + r * pitch, pitch, along, depth, tile, acc + r * kColumns);
+  if (r < rows) MultiplyRows<1>(x + r * pitch, pitch, along, depth, tile, acc + r * kColumns);
 }
 
 #endif  // EFFICIENT_X86
@@ -75,7 +77,7 @@ void Tiled(xla::ffi::ThreadPool& pool, const float* x, int64_t m, int64_t k, int
     for (int64_t k0 = 0; k0 < k; k0 += depth) {
       const int64_t k1 = std::min(k, k0 + depth);
       decode(k0, k1, n0, columns, tile.data());
-      multiply(x + m0 * k + k0, k, rows, k1 - k0, tile.data(), acc.data());
+      multiply(x + m0 * k + k0, k, 1, rows, k1 - k0, tile.data(), acc.data());
     }
     for (int64_t r = 0; r < rows; ++r)
       std::memcpy(y + (m0 + r) * n + n0, acc.data() + r * kColumns, sizeof(float) * columns);

@@ -1,4 +1,4 @@
-"""Strict settings for every test: two CPU devices, no silent rank promotion."""
+"""Strict settings for every test: two CPU devices, no silent rank promotion, results of kernels nan at first."""
 
 import gc
 import itertools
@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+os.environ["EFFICIENT_CXXFLAGS"] = os.environ.get("EFFICIENT_CXXFLAGS", "") + " -DEFFICIENT_POISON"
 
 import jax
 import pytest

@@ -20,6 +20,7 @@
 #include "float_avx512.h"
 #include "float_problem.h"
 #include "parallel.h"
+#include "poison.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -141,6 +142,7 @@ void RunWideAny(const FloatProblem& p, ffi::ThreadPool& pool, const std::vector<
 ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::AnyBuffer codes, ffi::Buffer<ffi::F32> table,
                ffi::Buffer<ffi::F32> scale, ffi::Buffer<ffi::F32> shift, ffi::ResultBuffer<ffi::F32> y,
                int64_t bits, int64_t group, bool is_signed, int64_t tier) {
+  efficient::Poison(y);
   FloatProblem p{};
   const std::string broken = efficient::Checked(x, codes, scale, shift, *y, bits, group, &p);
   if (!broken.empty()) return ffi::Error::InvalidArgument("quantized_matmul: " + broken);

@@ -22,6 +22,7 @@
 #include "int8_round.h"
 #include "int8_vnni.h"
 #include "parallel.h"
+#include "poison.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -120,6 +121,7 @@ void Portable(const Problem& p, int64_t m0, int64_t m1, int64_t n0) {
 ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::AnyBuffer codes, ffi::Buffer<ffi::F32> scale,
                ffi::Buffer<ffi::F32> shift, ffi::Buffer<ffi::F32> x_scale, ffi::ResultBuffer<ffi::F32> y,
                int64_t bits, int64_t group, bool is_signed, bool per_row, int64_t tier) {
+  efficient::Poison(y);
   Problem p{};
   const std::string broken = efficient::Checked(x, codes, scale, shift, *y, bits, group, &p);
   if (!broken.empty()) return ffi::Error::InvalidArgument("int8_matmul: " + broken);

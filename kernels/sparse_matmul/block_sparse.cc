@@ -17,6 +17,7 @@
 #include "lines.h"
 #include "panel.h"
 #include "parallel.h"
+#include "poison.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -123,6 +124,7 @@ void Strip(const Problem& p, int64_t n0, int64_t n1, const Meet& meet) {
 
 ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> values, ffi::AnyBuffer columns,
                ffi::AnyBuffer pointers, ffi::ResultBuffer<ffi::F32> y, int64_t tier) {
+  efficient::Poison(y);
   const auto dx = x.dimensions(), dv = values.dimensions(), dy = y->dimensions();
   const auto dc = columns.dimensions(), dp = pointers.dimensions();
   if (dx.size() != 2 || dv.size() != 3 || dy.size() != 2 || dc.size() != 1 || dp.size() != 1 || dy[0] != dx[0])

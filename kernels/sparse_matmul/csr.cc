@@ -17,6 +17,7 @@
 #include "lines.h"
 #include "panel.h"
 #include "parallel.h"
+#include "poison.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -222,6 +223,7 @@ void Multiply(const Problem& p, const Index* indices, bool by_row, bool wide, in
 
 ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> values, ffi::AnyBuffer indices,
                ffi::AnyBuffer pointers, ffi::ResultBuffer<ffi::F32> y, bool by_row, int64_t tier) {
+  efficient::Poison(y);
   const auto dx = x.dimensions(), dv = values.dimensions(), dy = y->dimensions();
   const auto di = indices.dimensions(), dp = pointers.dimensions();
   if (dx.size() != 2 || dv.size() != 1 || dy.size() != 2 || di.size() != 1 || dp.size() != 1 || dy[0] != dx[0])

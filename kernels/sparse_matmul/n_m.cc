@@ -15,6 +15,7 @@
 
 #include "instructions.h"
 #include "parallel.h"
+#include "poison.h"
 #include "tile.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -163,6 +164,7 @@ void RunWide(const Problem& p, ffi::ThreadPool& pool) {
 
 ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> values,
                ffi::Buffer<ffi::U8> positions, ffi::ResultBuffer<ffi::F32> y, int64_t of, int64_t tier) {
+  efficient::Poison(y);
   const auto dx = x.dimensions(), dv = values.dimensions(), dy = y->dimensions();
   if (dx.size() != 2 || dv.size() != 3 || dy.size() != 2 || positions.dimensions().size() != 1 || dy[0] != dx[0])
     return ffi::Error::InvalidArgument("n_m_matmul: numbers of axes must be 2, 3, 1 and 2");
