@@ -6,7 +6,7 @@ reference's (`derivative`), and rows of a batch, `vmap`'s too, are multiplied at
 
 `quantized_matmul`: x W on packed codes, x in float or rounded to int8. `sparse_matmul`: W in blocks, in
 compressed rows or columns, or n of every m. Leaves use these through `lift`. `attention`: of sequences,
-forward and backward, and of one token over a cache in a few bits, in pages or not. `quantize_pack`: rounds and
-packs, for such caches and such products. `hadamard`: the Walsh-Hadamard transform. The Pallas tiers run where
-they are asked for by name; no device has run them yet.
+forward and backward, and of one token over a cache in a few bits, in pages or not. `quantize_pack`: rounds
+and packs, for such caches and such products. `hadamard`: the Walsh-Hadamard transform. The Pallas tiers run
+where they are asked for by name; no device has run them yet.
 """

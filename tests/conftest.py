@@ -1,4 +1,4 @@
-"""Strict settings for every test: two CPU devices, no silent rank promotion, results of kernels nan at first."""
+"""Strict settings for every test: two CPU devices, no silent rank promotion, results of kernels nan first."""
 
 import gc
 import itertools

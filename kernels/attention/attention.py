@@ -31,10 +31,10 @@ BACKWARD = Native(
 
 def attention(
     q: Float[Array, "b t h d"],
-    k: Float[Array, "b s g d"],
-    v: Float[Array, "b s g d"],
+    k: Float[Array, "..."],
+    v: Float[Array, "..."],
     *,
-    lengths: Int[Array, " b"] | None = None,
+    lengths: Int[Array, " sequences"] | None = None,
     is_causal: bool = False,
     window: int = 0,
     sinks: int = 0,

@@ -28,11 +28,11 @@ FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 def decode_attention(
     q: Float[Array, "b h d"],
-    keys: Packed | Float[Array, "n p g d"],
-    values: Packed | Float[Array, "n p g d"],
-    lengths: Int[Array, " b"],
+    keys: Packed | Float[Array, "..."],
+    values: Packed | Float[Array, "..."],
+    lengths: Int[Array, " sequences"],
     *,
-    pages: Int[Array, "b m"] | None = None,
+    pages: Int[Array, "..."] | None = None,
     window: int = 0,
     sinks: int = 0,
     scale: float | None = None,

@@ -35,7 +35,7 @@ def reference(x: Float[Array, "r k n"], *, bits: int, group: int, axis: int, is_
 
 
 def steps(bottom: Any, top: Any, is_finite: Any, most: int, nearest: Any = jnp.round) -> tuple[Any, Any, Any]:
-    """The scale of runs from their ranges, 1 / it, and the code of 0: products, rounded alike by all tiers."""
+    """The scale of runs from their ranges, 1 / it, and the code of 0: products, which all round alike."""
     scale = (top - bottom) * np.float32(1 / most)
     is_small = scale < TINY
     inverse = jnp.where(is_small, 0.0, 1 / jnp.where(is_small, 1.0, scale))
