@@ -31,26 +31,23 @@ EFFICIENT_CLONES inline void MultiplyAny(const float* x, int64_t pitch, int64_t 
 
 #if EFFICIENT_X86
 
-template <int R>
+// R rows and the first 16 C columns.
+template <int R, int C = 4>
 EFFICIENT_AVX512 inline void MultiplyRows(const float* x, int64_t pitch, int64_t along, int64_t depth,
                                           const float* tile, float* acc) {
-  __m512 sums[R][4];
+  __m512 sums[R][C];
   for (int r = 0; r < R; ++r)
-    for (int c = 0; c < 4; ++c) sums[r][c] = _mm512_loadu_ps(acc + r * kColumns + 16 * c);
+    for (int c = 0; c < C; ++c) sums[r][c] = _mm512_loadu_ps(acc + r * kColumns + 16 * c);
   for (int64_t d = 0; d < depth; ++d, x += along) {
-    const float* row = tile + d * kColumns;
-    const __m512 w0 = _mm512_loadu_ps(row), w1 = _mm512_loadu_ps(row + 16);
-    const __m512 w2 = _mm512_loadu_ps(row + 32), w3 = _mm512_loadu_ps(row + 48);
+    __m512 row[C];
+    for (int c = 0; c < C; ++c) row[c] = _mm512_loadu_ps(tile + d * kColumns + 16 * c);
     for (int r = 0; r < R; ++r) {
       const __m512 value = _mm512_set1_ps(x[r * pitch]);
-      sums[r][0] = _mm512_fmadd_ps(value, w0, sums[r][0]);
-      sums[r][1] = _mm512_fmadd_ps(value, w1, sums[r][1]);
-      sums[r][2] = _mm512_fmadd_ps(value, w2, sums[r][2]);
-      sums[r][3] = _mm512_fmadd_ps(value, w3, sums[r][3]);
+      for (int c = 0; c < C; ++c) sums[r][c] = _mm512_fmadd_ps(value, row[c], sums[r][c]);
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int c = 0; c < 4; ++c) _mm512_storeu_ps(acc + r * kColumns + 16 * c, sums[r][c]);
+    for (int c = 0; c < C; ++c) _mm512_storeu_ps(acc + r * kColumns + 16 * c, sums[r][c]);
 }
 
 EFFICIENT_AVX512 inline void Multiply512(const float* x, int64_t pitch, int64_t along, int64_t rows, int64_t depth,
@@ -59,6 +56,15 @@ EFFICIENT_AVX512 inline void Multiply512(const float* x, int64_t pitch, int64_t 
   for (; r + 6 <= rows; r += 6) MultiplyRows<6>(x + r * pitch, pitch, along, depth, tile, acc + r * kColumns);
   for (; r + 2 <= rows; r += 2) MultiplyRows<2>(x + r * pitch, pitch, along, depth, tile, acc + r * kColumns);
   if (r < rows) MultiplyRows<1>(x + r * pitch, pitch, along, depth, tile, acc + r * kColumns);
+}
+
+// The same for the first 16 C columns, C at most 2.
+template <int C>
+EFFICIENT_AVX512 inline void MultiplyNarrow512(const float* x, int64_t pitch, int64_t along, int64_t rows,
+                                               int64_t depth, const float* tile, float* acc) {
+  int64_t r = 0;
+  for (; r + 10 <= rows; r += 10) MultiplyRows<10, C>(x + r * pitch, pitch, along, depth, tile, acc + r * kColumns);
+  for (; r < rows; ++r) MultiplyRows<1, C>(x + r * pitch, pitch, along, depth, tile, acc + r * kColumns);
 }
 
 #endif  // EFFICIENT_X86

@@ -1,7 +1,8 @@
 """Matrix site: a product or a convolution that met a leaf, seen as rows of x times a matrix.
 
-The weight's leading axes are those that are summed over, flattened; what is left are columns. A convolution's
-rows are patches: the windows of x under the kernel, laid out in the order of the kernel's own axes.
+The weight's leading axes are those that are summed over, flattened; what is left are columns. Where its last
+axes are, it is W^T, if that is asked for. A convolution's rows are patches: windows of x under the kernel, in
+the order of the kernel's own axes.
 """
 
 import itertools
@@ -20,11 +21,12 @@ class MatrixSite(NamedTuple):
     """x [..., k] times W [k, n], and how the result goes back."""
 
     x: jax.Array
-    summed: int  # how many leading axes of the weight are summed over
+    summed: int  # how many leading axes of the weight are summed over, or last ones
     columns: tuple[int, ...]  # sizes of the axes that are left
     is_patches: bool  # a row holds several places of x, not one sum's channels
     order: tuple[int, ...]  # of the axes of [..., *columns] in the result
     dtype: Any
+    is_transposed: bool = False  # the weight's last axes are summed over, and columns are its leading ones
 
     @property
     def rows(self) -> int:
@@ -44,36 +46,42 @@ def shaped(value: Any, shape: tuple[int, ...]) -> Any:
     return value if value.shape == shape else value.reshape(shape)
 
 
-def matrix_site(site: Any, *, most_patches: int | None = None) -> MatrixSite | None:
+def matrix_site(
+    site: Any, *, most_patches: int | None = None, may_transpose: bool = False
+) -> MatrixSite | None:
     """The site as a product of two matrices; None where it is none, or where x is of another dtype.
 
     Args:
       site: of a `dot_general` or a `conv_general_dilated`.
       most_patches: a convolution with a window of more than one place is declined above so many rows, as
         patches are copies. None is any number.
+      may_transpose: a weight whose last axes are summed over is a site too.
     """
     if jnp.dtype(site.other.dtype) not in FLOATS or jnp.dtype(site.out_dtype) not in FLOATS:
         return None
     if site.eqn.primitive.name == "dot_general":
-        return _of_dot(site)
+        return _of_dot(site, may_transpose)
     return _of_convolution(site, most_patches)
 
 
-def _of_dot(site: Any) -> MatrixSite | None:
+def _of_dot(site: Any, may_transpose: bool) -> MatrixSite | None:
     c = contraction(site)
     shape = site.operands[site.index].shape
     count = len(c.contract)
-    if c.batch or not c.free or sorted(c.contract) != list(range(count)) or not count:
+    axes, ndim = sorted(c.contract), len(shape)
+    is_transposed = may_transpose and axes == list(range(ndim - count, ndim))
+    if c.batch or not c.free or not count or (axes != list(range(count)) and not is_transposed):
         return None
     others = [a for _, a in sorted(zip(c.contract, c.other_contract, strict=True))]
     lead = [a for a in range(site.other.ndim) if a not in others]
     order = (*lead, *others)
     x = site.other if order == tuple(range(len(order))) else jnp.transpose(site.other, order)
-    x = shaped(x, (*x.shape[: len(lead)], math.prod(shape[:count])))
+    x = shaped(x, (*x.shape[: len(lead)], math.prod(shape[a] for a in axes)))
     order = tuple(range(len(lead) + len(c.free)))
     if c.leaf_is_lhs:
         order = (*order[len(lead) :], *order[: len(lead)])
-    return MatrixSite(x, count, tuple(shape[count:]), False, order, site.out_dtype)
+    columns = tuple(shape[a] for a in c.free)
+    return MatrixSite(x, count, columns, False, order, site.out_dtype, is_transposed)
 
 
 def _of_convolution(site: Any, most_patches: int | None) -> MatrixSite | None:

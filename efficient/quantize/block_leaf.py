@@ -124,6 +124,42 @@ class BlockLeaf(Leaf):
             is_signed=is_signed,
         )
 
+    def as_rows(self, summed: int) -> Codes | None:
+        """The same, its last axes summed over."""
+        bits, shape = self.grid.bits if self.is_packed else 8, self.shape
+        layout, count = self.own_layout, len(shape) - summed
+        is_whole = shape[-1] * bits % 8 == 0 or summed == 1
+        if bits not in (2, 4, 8) or len(layout) != self.codes.ndim or not is_whole or 0 in shape:
+            return None
+        spans = [span or n for span, n in zip(layout, shape, strict=True)]
+        outer = list(zip(spans[count:-1], shape[count:-1], strict=True))
+        inner, last = spans[-1], shape[-1]
+        if inner >= last and all(span == n for span, n in outer):
+            group, runs = 0, 1
+        elif all(span == 1 or n == 1 for span, n in outer) and (last % inner == 0 or not outer):
+            group, runs = inner, math.prod(n for _, n in outer) * -(-last // inner)
+        else:
+            return None
+        table, is_signed = numbering(self.grid, bits)
+
+        def of_runs(values: Any) -> Any:
+            if values is None:
+                return None
+            along = values.reshape(*values.shape[:count], runs).astype(jnp.float32)
+            if along.size == runs:
+                return along.reshape(1, runs)
+            return spread(along, (*layout[:count], 1), (*shape[:count], runs)).reshape(-1, runs)
+
+        return Codes(
+            codes=as_matrix(self.codes, shape, count),
+            scale=of_runs(plain(self.scale)),
+            shift=of_runs(self.zero),
+            table=table,
+            bits=bits,
+            group=group,
+            is_signed=is_signed,
+        )
+
     def gather(self, site: Any) -> Any:
         """Rule: only the rows asked for are decoded; one out of bounds is NaN where the mode says so."""
         found = rows(site)

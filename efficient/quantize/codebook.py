@@ -76,6 +76,10 @@ class CodebookLeaf(Leaf):
             is_signed=False,
         )
 
+    def as_rows(self, summed: int) -> Codes | None:
+        """The same, its last axes summed over."""
+        return self.as_codes(len(self.shape) - summed)  # a codebook is the same along every axis
+
     conv_general_dilated = dot_general
 
     def gather(self, site: Any) -> Any:

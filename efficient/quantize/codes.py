@@ -12,7 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from efficient.core.matrix_site import MatrixSite, matrix_site, shaped
-from efficient.kernels.quantized_matmul import int8, int8_matmul, matmul, quantized_matmul
+from efficient.kernels.quantized_matmul import (
+    int8,
+    int8_matmul,
+    matmul,
+    quantized_matmul,
+    transposed,
+    transposed_matmul,
+)
 from efficient.quantize.format import Format
 
 MOST_PATCHES = 256  # rows up to which a float convolution is faster as a product of patches
@@ -20,14 +27,14 @@ LEAST_DEPTH = 64  # rows of W below which XLA is faster where there are more row
 
 
 class Codes(NamedTuple):
-    """W [k, n] in codes; see `kernels.quantized_matmul`."""
+    """W [k, n] in codes, or W^T [n, k]; see `quantized_matmul` and `transposed_matmul` of the kernels."""
 
-    codes: Any  # bytes [k, ceil(n * bits / 8)]
-    scale: Any  # [runs, n or 1]
+    codes: Any  # bytes [k, ceil(n * bits / 8)], or [n, ceil(k * bits / 8)]
+    scale: Any  # [runs, n or 1], or [n or 1, runs]
     shift: Any  # the same, or None
     table: Any  # the number of every code, or None: whole numbers
     bits: int
-    group: int  # rows of a run, 0: all
+    group: int  # of what is summed over, in a run; 0: all
     is_signed: bool
 
 
@@ -43,25 +50,28 @@ def product(site: Any, leaf: Any, *, step: Step | None = None) -> Any:
 
     Args:
       site: of a `dot_general` or a `conv_general_dilated`.
-      leaf: has `as_codes(summed)`: its `Codes` with so many leading axes summed over, or None.
+      leaf: has `as_codes(summed)`: its `Codes` with so many leading axes summed over, or None; and
+        `as_rows(summed)`, those of W^T with so many last ones.
       step: how x is rounded to 8 bits; None leaves it as it is.
     """
     if not hasattr(leaf, "as_codes"):
         return None
-    found = matrix_site(site, most_patches=MOST_PATCHES if step is None else None)
+    patches = MOST_PATCHES if step is None else None
+    found = matrix_site(site, most_patches=patches, may_transpose=hasattr(leaf, "as_rows"))
     if found is None or (step is not None and step.per_row and found.is_patches):
         return None
     if found.rows > MOST_PATCHES and found.x.shape[-1] < LEAST_DEPTH:
         return None
-    codes = leaf.as_codes(found.summed)
+    codes = (leaf.as_rows if found.is_transposed else leaf.as_codes)(found.summed)
     if codes is None or (step is not None and codes.table is not None):
         return None
-    site.computed_by((matmul if step is None else int8).NATIVE.words)
+    kernel = transposed if found.is_transposed else matmul if step is None else int8
+    site.computed_by(kernel.NATIVE.words)
     return found.result(multiplied(found, codes, step))
 
 
 def as_matrix(codes: Any, shape: tuple[int, ...], summed: int) -> Any:
-    """Packed codes of a weight of `shape`, as rows of bytes."""
+    """Packed codes of a weight of `shape`, as rows of bytes, one for each place of its first axes."""
     rows = math.prod(shape[:summed])
     return shaped(codes, (rows, codes.size // rows))
 
@@ -70,6 +80,9 @@ def multiplied(found: MatrixSite, codes: Codes, step: Step | None) -> jax.Array:
     """Rows of x times W."""
     x, options = found.x, codes._asdict()
     x = x if x.dtype == found.dtype else x.astype(jnp.float32)  # a product comes in the dtype of x
+    if found.is_transposed:
+        how = {} if step is None else {"is_rounded": True, "x_scale": step.size, "per_row": step.per_row}
+        return transposed_matmul(x, **options, **how)
     options |= {"columns": math.prod(found.columns)}
     if step is None:
         return quantized_matmul(x, **options)

@@ -96,6 +96,16 @@ class QuantizedLeaf(Leaf):
             is_signed=True,
         )
 
+    def as_rows(self, summed: int) -> Codes | None:
+        """The same, its last axes summed over."""
+        free = self.shape[: len(self.shape) - summed]
+        if math.prod(self.scale.shape[len(free) :]) != 1 or 0 in self.shape:
+            return None
+        scale = self.scale.reshape(self.scale.shape[: len(free)])
+        scale = scale.reshape(1, 1) if scale.size == 1 else jnp.broadcast_to(scale, free).reshape(-1, 1)
+        codes = as_matrix(self.values, self.shape, len(free))
+        return Codes(codes, scale, shift=None, table=None, bits=8, group=0, is_signed=True)
+
     def gather(self, site: Any) -> Any:
         """Rule: rows of an embedding, scaled; a row out of bounds is NaN where the mode says so."""
         found = rows(site)

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "parallel.h"
+#include "plane.h"
 #include "poison.h"
 #include "scores.h"
 #include "xla/ffi/api/ffi.h"
@@ -65,26 +66,17 @@ inline __attribute__((always_inline)) uint32_t OfHalf(uint16_t half) {
   return sign | (rest < 0x400u ? of_small : bits);
 }
 
-// One plane of `count` bytes; lanes of 16 are what compilers make registers of.
-template <int Bits, bool Signed>
-inline __attribute__((always_inline)) float Number(uint8_t byte, int plane, float scale, float shift) {
-  if constexpr (Bits == 8 && Signed) return static_cast<float>(static_cast<int8_t>(byte)) * scale;
-  int32_t code = (static_cast<int32_t>(byte) >> (Bits * plane)) & ((1 << Bits) - 1);
-  if constexpr (Signed) return static_cast<float>((code ^ (1 << (Bits - 1))) - (1 << (Bits - 1))) * scale;
-  return (static_cast<float>(code) - shift) * scale;
-}
-
-template <int Bits, bool Signed>
-inline __attribute__((always_inline)) void Plane(const uint8_t* codes, int64_t count, int plane, float scale,
-                                                 float shift, float* __restrict to) {
-  int64_t j = 0;
-  for (; j + kLanes <= count; j += kLanes)
-    for (int64_t l = 0; l < kLanes; ++l) to[j + l] = Number<Bits, Signed>(codes[j + l], plane, scale, shift);
-  for (; j < count; ++j) to[j] = Number<Bits, Signed>(codes[j], plane, scale, shift);
+template <int Bits, bool Signed, bool Wide>
+inline __attribute__((always_inline)) void Plane(const uint8_t* codes, int64_t count, int plane, float by, float less,
+                                                 float* to) {
+#if EFFICIENT_X86
+  if constexpr (Wide) return efficient::Plane512<Bits, Signed>(codes, count, Bits * plane, by, less, to);
+#endif
+  efficient::PlaneAny<Bits, Signed>(codes, count, Bits * plane, by, less, to);
 }
 
 // Row `row` of a cache, as floats, plane by plane.
-template <int Bits, bool Signed>
+template <int Bits, bool Signed, bool Wide>
 inline __attribute__((always_inline)) void Decode(const Cache& c, int64_t row, int64_t size, float* to) {
   const uint8_t* from = c.data + row * c.wide;
   if constexpr (Bits == 32) {
@@ -101,15 +93,15 @@ inline __attribute__((always_inline)) void Decode(const Cache& c, int64_t row, i
     for (int plane = 0; plane < kPlanes; ++plane) {
       float* out = to + plane * c.wide;
       if (c.runs == 1) {
-        Plane<Bits, Signed>(from, c.wide, plane, scale[0], Signed ? 0.0f : shift[0], out);
+        Plane<Bits, Signed, Wide>(from, c.wide, plane, scale[0], Signed ? 0.0f : shift[0], out);
       } else if (run % kPlanes == 0) {
         const int64_t each = run / kPlanes;
         for (int64_t r = 0; r < c.runs; ++r)
-          Plane<Bits, Signed>(from + r * each, each, plane, scale[r], Signed ? 0.0f : shift[r], out + r * each);
+          Plane<Bits, Signed, Wide>(from + r * each, each, plane, scale[r], Signed ? 0.0f : shift[r], out + r * each);
       } else {
         for (int64_t j = 0; j < c.wide; ++j) {
           const int64_t r = std::min((kPlanes * j + plane) / run, c.runs - 1);
-          Plane<Bits, Signed>(from + j, 1, plane, scale[r], Signed ? 0.0f : shift[r], out + j);
+          Plane<Bits, Signed, Wide>(from + j, 1, plane, scale[r], Signed ? 0.0f : shift[r], out + j);
         }
       }
     }
@@ -151,12 +143,12 @@ struct Task {
 };
 
 // weights[head][key] of the block: scores.
-template <int Bits, bool Signed>
+template <int Bits, bool Signed, bool Wide>
 inline __attribute__((always_inline)) void Score(Task& t) {
   const int64_t keys = static_cast<int64_t>(t.lines.size());
   for (int64_t i = 0; i < keys; ++i)
     for (int64_t group = 0; group < t.p.g; ++group) {
-      Decode<Bits, Signed>(t.p.keys, t.lines[i] * t.p.g + group, t.p.d, t.row.data());
+      Decode<Bits, Signed, Wide>(t.p.keys, t.lines[i] * t.p.g + group, t.p.d, t.row.data());
       for (int64_t head = group * t.heads; head < (group + 1) * t.heads; ++head)
         t.weights[head * kBlock + i] = Dot(t.queries.data() + head * t.wide_k, t.row.data(), t.wide_k);
     }
@@ -177,12 +169,12 @@ inline __attribute__((always_inline)) void Weigh(Task& t) {
   }
 }
 
-template <int Bits, bool Signed>
+template <int Bits, bool Signed, bool Wide>
 inline __attribute__((always_inline)) void Gather(Task& t) {
   const int64_t keys = static_cast<int64_t>(t.lines.size());
   for (int64_t i = 0; i < keys; ++i)
     for (int64_t group = 0; group < t.p.g; ++group) {
-      Decode<Bits, Signed>(t.p.values, t.lines[i] * t.p.g + group, t.p.d, t.row.data());
+      Decode<Bits, Signed, Wide>(t.p.values, t.lines[i] * t.p.g + group, t.p.d, t.row.data());
       for (int64_t head = group * t.heads; head < (group + 1) * t.heads; ++head) {
         const float weight = t.weights[head * kBlock + i];
         float* sums = t.part->sums.data() + head * t.wide_v;
@@ -192,17 +184,18 @@ inline __attribute__((always_inline)) void Gather(Task& t) {
     }
 }
 
+template <bool Wide>
 inline __attribute__((always_inline)) void Block(Task& t) {
   std::fill(t.row.begin(), t.row.end(), 0.0f);  // what lies beyond a row of either is 0
-  ByKind(t.p.keys, [&]<int Bits, bool Signed>() __attribute__((always_inline)) { Score<Bits, Signed>(t); });
+  ByKind(t.p.keys, [&]<int Bits, bool Signed>() __attribute__((always_inline)) { Score<Bits, Signed, Wide>(t); });
   Weigh(t);
-  ByKind(t.p.values, [&]<int Bits, bool Signed>() __attribute__((always_inline)) { Gather<Bits, Signed>(t); });
+  ByKind(t.p.values, [&]<int Bits, bool Signed>() __attribute__((always_inline)) { Gather<Bits, Signed, Wide>(t); });
   t.lines.clear();
 }
 
-EFFICIENT_CLONES void BlockAny(Task& t) { Block(t); }
+EFFICIENT_CLONES void BlockAny(Task& t) { Block<false>(t); }
 #if EFFICIENT_X86
-EFFICIENT_AVX512 void Block512(Task& t) { Block(t); }
+EFFICIENT_AVX512 void Block512(Task& t) { Block<true>(t); }
 #endif
 
 inline int64_t Whole(int64_t size) { return (size + kLanes - 1) / kLanes * kLanes; }

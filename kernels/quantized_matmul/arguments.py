@@ -50,6 +50,34 @@ def decoded(
     packing: Packing,
 ) -> Float[Array, "k n"]:
     """W[k, n] = (number of code[k, n] - shift[g, n]) scale[g, n], g = k // group; see `quantized_matmul`."""
+    numbers = numbers_of(codes, table, packing)
+    if shift is not None:
+        numbers = numbers - _rows(shift, numbers.shape, packing.group)
+    return numbers * _rows(scale, numbers.shape, packing.group)
+
+
+def decoded_along(
+    codes: UInt8[Array, "n p"] | Int8[Array, "n p"],
+    scale: Float[Array, "..."],
+    shift: Float[Array, "..."] | None,
+    table: Float[Array, " codes"] | None,
+    packing: Packing,
+) -> Float[Array, "n k"]:
+    """W[n, k] of codes along k; see `transposed_matmul`."""
+    numbers = numbers_of(codes, table, packing)
+
+    def along(values: Any) -> Any:
+        return _rows(values.T, numbers.shape[::-1], packing.group).T
+
+    if shift is not None:
+        numbers = numbers - along(shift)
+    return numbers * along(scale)
+
+
+def numbers_of(
+    codes: UInt8[Array, "k p"] | Int8[Array, "k p"], table: Float[Array, " codes"] | None, packing: Packing
+) -> Float[Array, "k n"]:
+    """What packed codes stand for."""
     bits = packing.bits
     is_plain = bits == 8 and table is None
     codes = codes.view(jnp.int8 if is_plain and packing.is_signed else jnp.uint8)
@@ -63,9 +91,7 @@ def decoded(
     else:
         whole = codes.astype(jnp.int32)
         numbers = (whole - 2**bits * (whole >= 2 ** (bits - 1)) * packing.is_signed).astype(jnp.float32)
-    if shift is not None:
-        numbers = numbers - _rows(shift, numbers.shape, packing.group)
-    return numbers * _rows(scale, numbers.shape, packing.group)
+    return numbers
 
 
 def filled_table(table: Any, bits: int) -> Any:

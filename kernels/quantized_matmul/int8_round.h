@@ -75,16 +75,23 @@ inline uint32_t Top(const float* x, int64_t count, bool wide) {
   return TopAny(x, count);
 }
 
-// Row m in steps of its own or of `fixed`. Where the largest magnitude is not finite, or the step is no positive
-// normal number, its numbers stay 0 and the step is nan.
-inline void RoundRow(Problem& p, int64_t m, uint32_t top_bits, const float* fixed, bool wide) {
+// The step of a row: its own, or `fixed`; and 1 / it. Where the largest magnitude is not finite, or the step is no
+// positive normal number, nan.
+inline float StepOf(uint32_t top_bits, const float* fixed, float* by) {
   float top;
   std::memcpy(&top, &top_bits, 4);
   const float step = fixed ? *fixed : std::max(top * (1.0f / 127.0f), std::numeric_limits<float>::min());
   const bool sound = top_bits < 0x7F800000u && step >= std::numeric_limits<float>::min() &&
                      step <= std::numeric_limits<float>::max();
-  p.steps[m] = sound ? step : std::numeric_limits<float>::quiet_NaN();
-  if (!sound) return;
+  *by = 1.0f / step;
+  return sound ? step : std::numeric_limits<float>::quiet_NaN();
+}
+
+// Row m in steps; where there is none its numbers stay 0.
+inline void RoundRow(Problem& p, int64_t m, uint32_t top_bits, const float* fixed, bool wide) {
+  float by;
+  p.steps[m] = StepOf(top_bits, fixed, &by);
+  if (std::isnan(p.steps[m])) return;
   int8_t* values = reinterpret_cast<int8_t*>(p.values.data() + m * p.quads);
   for (size_t i = 0; i < p.pieces.size(); ++i) {
     const Piece& piece = p.pieces[i];
@@ -92,10 +99,10 @@ inline void RoundRow(Problem& p, int64_t m, uint32_t top_bits, const float* fixe
     int32_t sum = 0;
 #if EFFICIENT_X86
     if (wide) {
-      sum = Round512(x, piece.k1 - piece.k0, 1.0f / step, values + 4 * piece.quad);
+      sum = Round512(x, piece.k1 - piece.k0, by, values + 4 * piece.quad);
     } else
 #endif
-      sum = RoundAny(x, piece.k1 - piece.k0, 1.0f / step, values + 4 * piece.quad);
+      sum = RoundAny(x, piece.k1 - piece.k0, by, values + 4 * piece.quad);
     p.sums[m * p.pieces.size() + i] = static_cast<float>(sum);
   }
 }

@@ -47,9 +47,15 @@ def int8_reference(
 
     The gradient passes to x where it is not clipped, and not to its step.
     """
+    return by_rounded(x, decoded(codes, scale, shift, None, packing), step, per_row)
+
+
+def by_rounded(
+    x: Float[Array, "m k"], weights: Float[Array, "k n"], step: Float[Array, ""] | None, per_row: bool
+) -> Float[Array, "m n"]:
+    """Q(x) times weights."""
     still, x = jax.lax.stop_gradient, x.astype(jnp.float32)
     values, used = rounded(still(x), None if step is None else still(step), per_row)
     passes = x if step is None else jnp.where(jnp.abs(still(x)) <= 127.5 * used, x, still(x))
     through = still(values.astype(jnp.float32)) + (passes - still(passes)) / used
-    weights = decoded(codes, scale, shift, None, packing)
     return jnp.matmul(through, weights, precision=jax.lax.Precision.HIGHEST) * used

@@ -9,7 +9,16 @@ from efficient.kernels.tiers import Native
 from efficient import chain, lift
 from efficient.core.lift import explained
 from efficient.core.report import compare
-from efficient.quantize import channel, codebook, group, linear, quantize, quantize_inputs, quantizers, tile
+from efficient.quantize import (
+    channel,
+    codebook,
+    group,
+    linear,
+    quantize,
+    quantize_inputs,
+    quantizers,
+    tile,
+)
 from efficient.quantize.formats import Affine, Integer
 
 X = jax.random.normal(jax.random.key(1), (3, 96))
@@ -75,6 +84,59 @@ def test_inputs_in_8_bits_meet_integers(weights, per_token, product):
     assert explained(of_params, packed, x).kernels["w"].startswith(kernel)
     found, want = lift(of_params)(packed, x), lift(of_params)(applied, x)
     assert (jnp.abs(found - want) <= 2.0**-18 * run(jnp.abs(w), jnp.abs(x))).all()
+
+
+E = jax.random.normal(jax.random.key(4), (80, 96))  # an embedding, or weights [out, in]
+LAST = {
+    "logits": (lambda w, x: jnp.einsum("vd,ad->av", w, x), E, X),
+    "W x": (lambda w, x: jax.lax.dot_general(w, x, (((1,), (1,)), ((), ()))), E, X),
+    "heads": (lambda w, x: jnp.einsum("ahd,nhd->an", x, w), E.reshape(80, 4, 24), X.reshape(3, 4, 24)),
+    "heads out": (lambda w, x: jnp.einsum("ad,nhd->anh", x, w), E.reshape(10, 8, 96), X),
+}
+ALONG = {
+    "linear": linear(8, axis=0),
+    "linear, one scale": linear(8, axis=None),
+    "codebook": codebook(4),
+    "int4, runs of 8": quantize(quantizers.integer(4, group(8, -1))),
+    "affine, runs of 16": quantize(quantizers.affine(4, group(16, -1))),
+    "int8, rows": quantize(quantizers.integer(8, channel(0))),
+    "fp8, one scale": quantize(quantizers.fp8()),
+    "int2, ragged": quantize(quantizers.integer(2, group(40, -1))),
+}
+
+
+@pytest.mark.parametrize("product", LAST)
+@pytest.mark.parametrize("name", ALONG)
+def test_weights_whose_last_axes_are_summed_over_meet_theirs(name, product):
+    run, w, x = LAST[product]
+    has_no_runs = (name, product) in {
+        ("int8, rows", "heads out"), ("int2, ragged", "heads"), ("affine, runs of 16", "heads")
+    }  # fmt: skip
+    packed, applied = packed_of(ALONG[name], w)
+    of_params = lambda params, x: run(params["w"], x)  # noqa: E731
+    kernels = explained(of_params, packed, x).kernels
+    assert has_no_runs or kernels["w"].startswith("transposed_matmul")
+    found, want = lift(of_params)(packed, x), lift(of_params)(applied, x)
+    size = run(jnp.abs(w), jnp.abs(x))
+    assert (jnp.abs(found - want) <= 2.0**-20 * size).all()
+    rows = chain(ALONG[name], quantize_inputs(Integer(8), is_dynamic=True, per_token=True))
+    packed, applied = packed_of(rows, w)
+    found, want = lift(of_params)(packed, x), lift(of_params)(applied, x)
+    assert (jnp.abs(found - want) <= 2.0**-18 * size).all()
+
+
+def test_a_tied_embedding_is_looked_up_and_multiplied_as_it_is_kept():
+    def model(params, tokens):
+        x = params["table"][tokens]
+        return x @ params["table"].T, jnp.einsum("td,vd->tv", x, params["table"])
+
+    packed, applied = packed_of(quantize(quantizers.integer(4, group(32, -1))), E)
+    packed, applied = {"table": packed["w"]}, {"table": applied["w"]}
+    tokens = jnp.array([3, 79, 0])
+    found = explained(model, packed, tokens)
+    assert "transposed_matmul" in found.kernels["table"]
+    for ours, theirs in zip(lift(model)(packed, tokens), lift(model)(applied, tokens), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_known_ranges_meet_integers_and_zero_points_do_not():
