@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from efficient.core.depthwise_site import depthwise
 from efficient.core.matrix_site import MatrixSite, matrix_site, shaped
 from efficient.kernels.quantized_matmul import (
     int8,
@@ -56,6 +57,8 @@ def product(site: Any, leaf: Any, *, step: Step | None = None) -> Any:
     """
     if not hasattr(leaf, "as_codes"):
         return None
+    if step is None and (out := depthwise(site, leaf)) is not None:
+        return out
     patches = MOST_PATCHES if step is None else None
     found = matrix_site(site, most_patches=patches, may_transpose=hasattr(leaf, "as_rows"))
     if found is None or (step is not None and step.per_row and found.is_patches):

@@ -77,7 +77,7 @@ class TestLaws(KernelLaws):
 
 
 def test_by_hand():
-    # Codes 2, 15, 1 by the lowest bits first: bytes 0xF2, 0x01. (2 - 1) 0.5 + (15 - 1) 0.5 10 + (1 - 1) = 70.5.
+    # Codes 2, 15, 1, the first lowest: bytes 0xF2, 0x01. (2 - 1) 0.5 + (15 - 1) 0.5 10 + (1 - 1) = 70.5.
     found = transposed_matmul(
         jnp.array([[1.0, 10.0, 100.0]]), jnp.array([[0xF2, 0x01]], jnp.uint8), jnp.array([[0.5]]),
         jnp.array([[1.0]]), bits=4,

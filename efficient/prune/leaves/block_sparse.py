@@ -121,7 +121,7 @@ class BlockSparseLeaf(SparseLeaf):
             return NotImplemented
         values, columns, pointers = map(jnp.asarray, (self.values, self.columns, self.pointers))
         run = lambda x: block_sparse_matmul(x, values, columns, pointers, size=self.weight_shape[-1])  # noqa: E731
-        return by_kernel(site, block_sparse.NATIVE, run)
+        return by_kernel(site, self, block_sparse.NATIVE, run)
 
     conv_general_dilated = by_kernel
 

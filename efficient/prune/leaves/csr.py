@@ -114,7 +114,7 @@ class CSRLeaf(SparseLeaf):
         values, indices, pointers = map(jnp.asarray, (self.values, self.indices, self.pointers))
         size, by_row = self.weight_shape[-1], self.axis == 0
         run = lambda x: csr_matmul(x, values, indices, pointers, size=size, by_row=by_row)  # noqa: E731
-        return by_kernel(site, csr.NATIVE, run)
+        return by_kernel(site, self, csr.NATIVE, run)
 
     conv_general_dilated = by_kernel
 

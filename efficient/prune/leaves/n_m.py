@@ -125,7 +125,7 @@ class NMLeaf(SparseLeaf):
             return NotImplemented
         values, positions = jnp.asarray(self.values), jnp.asarray(self.positions)
         values = values.reshape(-1, values.shape[-2], columns)
-        return by_kernel(site, n_m.NATIVE, lambda x: n_m_matmul(x, values, positions, m=self.m))
+        return by_kernel(site, self, n_m.NATIVE, lambda x: n_m_matmul(x, values, positions, m=self.m))
 
     conv_general_dilated = dot_general
 
