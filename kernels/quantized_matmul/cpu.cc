@@ -139,6 +139,21 @@ void RunWideAny(const FloatProblem& p, ffi::ThreadPool& pool, const std::vector<
 
 #endif  // EFFICIENT_X86
 
+// The product, by a tier.
+void Multiply(const FloatProblem& p, ffi::ThreadPool& pool, int64_t tier) {
+  const std::vector<float> numbers = Numbers(p);
+#if EFFICIENT_X86
+  if (efficient::HasAvx512() && tier != 1) {
+    RunWideAny(p, pool, numbers, tier != 2);
+    return;
+  }
+#endif
+  const auto decode = [&](int64_t k0, int64_t k1, int64_t n0, int64_t columns, float* tile) {
+    Decode(p, numbers, k0, k1, n0, columns, tile);
+  };
+  efficient::Tiled(pool, p.x, p.m, p.k, p.n, 0, p.n, 1, p.y, decode, efficient::MultiplyAny);
+}
+
 ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::AnyBuffer codes, ffi::Buffer<ffi::F32> table,
                ffi::Buffer<ffi::F32> scale, ffi::Buffer<ffi::F32> shift, ffi::ResultBuffer<ffi::F32> y,
                int64_t bits, int64_t group, bool is_signed, int64_t tier) {
@@ -155,22 +170,122 @@ ffi::Error Run(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::AnyBuffer cod
   p.y = y->typed_data();
   if (p.m == 0 || p.n == 0) return ffi::Error::Success();
 
-  const std::vector<float> numbers = Numbers(p);
-#if EFFICIENT_X86
-  if (efficient::HasAvx512() && tier != 1) {
-    RunWideAny(p, pool, numbers, tier != 2);
-    return ffi::Error::Success();
+  Multiply(p, pool, tier);
+  return ffi::Error::Success();
+}
+
+// Rows of x in groups that follow one another: whether there is a size for each, and no more rows than there are.
+bool AreSizes(const ffi::Buffer<ffi::S32>& sizes, int64_t groups, int64_t rows) {
+  const auto d = sizes.dimensions();
+  if (d.size() != 1 || d[0] != groups) return false;
+  for (int64_t e = 0; e < groups; ++e) {
+    rows -= sizes.typed_data()[e];
+    if (sizes.typed_data()[e] < 0 || rows < 0) return false;
   }
+  return true;
+}
+
+ffi::Error Grouped(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> weights,
+                   ffi::Buffer<ffi::S32> sizes, ffi::ResultBuffer<ffi::F32> y, int64_t tier) {
+  efficient::Poison(y);
+  const auto dx = x.dimensions(), dw = weights.dimensions(), dy = y->dimensions();
+  if (dx.size() != 2 || dw.size() != 3 || dy.size() != 2 || dw[1] != dx[1] || dy[0] != dx[0] || dy[1] != dw[2])
+    return ffi::Error::InvalidArgument("grouped_matmul: shapes of x, weights and y must go together");
+  if (!AreSizes(sizes, dw[0], dx[0]))
+    return ffi::Error::InvalidArgument("grouped_matmul: sizes must be one for each group, of the rows of x");
+  const int64_t k = dx[1], n = dw[2];
+  int64_t row = 0;
+  for (int64_t e = 0; e < dw[0]; ++e) {
+    const int64_t count = sizes.typed_data()[e];
+    const float* own = weights.typed_data() + e * k * n;
+    const auto decode = [&](int64_t k0, int64_t k1, int64_t n0, int64_t columns, float* tile) {
+      for (int64_t i = k0; i < k1; ++i) {
+        std::memcpy(tile + (i - k0) * kColumns, own + i * n + n0, columns * sizeof(float));
+        std::fill_n(tile + (i - k0) * kColumns + columns, kColumns - columns, 0.0f);
+      }
+    };
+    float* to = y->typed_data() + row * n;
+    bool wide = false;
+#if EFFICIENT_X86
+    wide = efficient::HasAvx512() && tier != 1;
+    if (wide && count)
+      efficient::Tiled(pool, x.typed_data() + row * k, count, k, n, 0, n, 1, to, decode, efficient::Multiply512);
 #endif
-  const auto decode = [&](int64_t k0, int64_t k1, int64_t n0, int64_t columns, float* tile) {
-    Decode(p, numbers, k0, k1, n0, columns, tile);
+    if (!wide && count)
+      efficient::Tiled(pool, x.typed_data() + row * k, count, k, n, 0, n, 1, to, decode, efficient::MultiplyAny);
+    row += count;
+  }
+  std::fill_n(y->typed_data() + row * n, (dx[0] - row) * n, 0.0f);
+  return ffi::Error::Success();
+}
+
+ffi::Error GroupedQuantized(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> sizes,
+                            ffi::AnyBuffer codes, ffi::Buffer<ffi::F32> table, ffi::Buffer<ffi::F32> scale,
+                            ffi::Buffer<ffi::F32> shift, ffi::ResultBuffer<ffi::F32> y, int64_t bits, int64_t group,
+                            bool is_signed, int64_t tier) {
+  efficient::Poison(y);
+  const auto refused = [](const char* rule) {
+    return ffi::Error::InvalidArgument(std::string("grouped_quantized_matmul: ") + rule);
   };
-  efficient::Tiled(pool, p.x, p.m, p.k, p.n, 0, p.n, 1, p.y, decode, efficient::MultiplyAny);
+  const auto dx = x.dimensions(), dc = codes.dimensions(), dy = y->dimensions(), ds = scale.dimensions();
+  const auto dh = shift.dimensions();
+  if (dx.size() != 2 || dc.size() != 3 || dy.size() != 2 || ds.size() != 3 || dh.size() != 3)
+    return refused("numbers of axes must be 2, 3, 3, 3 and 2");
+  if (codes.element_type() != ffi::U8 && codes.element_type() != ffi::S8) return refused("codes must be bytes");
+  if (bits != 2 && bits != 4 && bits != 8) return refused("bits must be 2, 4 or 8");
+  if (group < 1) return refused("group must be from 1");
+  const int64_t groups = dc[0], k = dx[1], n = dy[1];
+  FloatProblem p{};
+  p.k = k, p.n = n, p.pitch = dc[2], p.group = std::min(group, std::max<int64_t>(k, 1)), p.bits = bits;
+  const int64_t runs = (k + p.group - 1) / p.group;
+  const auto fits = [&](const auto& d) { return d[0] == groups && d[1] == runs && (d[2] == n || d[2] == 1); };
+  const bool has_shift = shift.element_count() > 0;
+  if (dy[0] != dx[0] || dc[1] != k || dc[2] != (n * bits + 7) / 8 || !fits(ds) || (has_shift && !fits(dh)))
+    return refused("shapes of x, codes, scale, shift and y must go together");
+  if (!AreSizes(sizes, groups, dx[0])) return refused("sizes must be one for each group, of the rows of x");
+  p.entries = static_cast<int64_t>(table.element_count());
+  if (p.entries != 0 && p.entries != 16 && !(p.entries == 256 && bits == 8))
+    return refused("table must have 16 numbers, 256 of 8 bits, or none");
+  p.table = p.entries ? table.typed_data() : nullptr, p.is_signed = is_signed;
+  p.scale_stride = ds[2] == n ? 1 : 0, p.shift_stride = has_shift && dh[2] == n ? 1 : 0;
+  int64_t row = 0;
+  for (int64_t e = 0; e < groups; ++e) {
+    p.m = sizes.typed_data()[e];
+    p.x = x.typed_data() + row * k, p.y = y->typed_data() + row * n;
+    p.codes = static_cast<const uint8_t*>(codes.untyped_data()) + e * k * p.pitch;
+    p.scale = scale.typed_data() + e * runs * ds[2];
+    p.shift = has_shift ? shift.typed_data() + e * runs * dh[2] : nullptr;
+    if (p.m && n) Multiply(p, pool, tier);
+    row += p.m;
+  }
+  std::fill_n(y->typed_data() + row * n, (dx[0] - row) * n, 0.0f);
   return ffi::Error::Success();
 }
 
 }  // namespace
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(EfficientGroupedMatmul, Grouped,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("tier"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(EfficientGroupedQuantizedMatmul, GroupedQuantized,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("bits")
+                                  .Attr<int64_t>("group")
+                                  .Attr<bool>("is_signed")
+                                  .Attr<int64_t>("tier"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(EfficientQuantizedMatmul, Run,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
