@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
 
-.PHONY: setup reproduce test lint types bench sanitize ledger clean
+.PHONY: setup reproduce test lint types bench gpu-check sanitize ledger clean
 
 setup: $(SETUP)
 
@@ -29,6 +29,13 @@ bench: $(SETUP)
 	$(BIN)/python -m experiments.bench_quantize
 	$(BIN)/python -m experiments.bench_kernels
 	$(BIN)/python -m experiments.bench_packed
+	$(BIN)/python -m experiments.bench_ops
+
+# On a machine with an NVIDIA card: every kernel against float64, and races; then commit the record. $(BIN) has
+# jax for CPUs: `$(BIN)/python -m pip install "jax[cuda12]"` first, or give another Python with GPU_PYTHON=.
+GPU_PYTHON ?= $(BIN)/python
+gpu-check: $(SETUP)
+	$(GPU_PYTHON) -m experiments.gpu_check
 
 # The kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer: a wrong access ends them.
 sanitize: $(SETUP)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from efficient.kernels.quantized_matmul.arguments import Packing
 from efficient.kernels.quantized_matmul.planes import by_plane, in_columns, numbers, planes_of
+from efficient.kernels.tune import chosen, shape_class
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
@@ -34,12 +35,23 @@ class Blocks:
             )
 
 
+OPERATION = "quantized_matmul"  # as `tune` knows it
+FEW, MANY = Blocks(rows=16, depth=128, width=32), Blocks()  # defaults for few rows of x, which read W once
+
+
+def blocks_for(rows: int, depth: int, packing: Packing) -> Blocks:
+    """Tuned ones, or the default of a class of shapes."""
+    shape = shape_class(rows, depth, packing.columns, packing.bits)
+    return chosen(OPERATION, shape, FEW if rows <= 16 else MANY)
+
+
 def pallas_gpu(
     x: Any, codes: Any, scale: Any, shift: Any, table: Any, *, packing: Packing,
     blocks: Blocks | None = None, interpret: bool = False,
 ) -> jax.Array:  # fmt: skip
     """The product; arguments as `reference`'s, of any size: what blocks reach beyond the arrays is masked."""
-    (m, _), width, blocks = x.shape, codes.shape[1], blocks or Blocks()
+    (m, k), width = x.shape, codes.shape[1]
+    blocks = blocks or blocks_for(m, k, packing)
     planes = planes_of(packing)
     rows = min(blocks.rows, max(16, pl.next_power_of_2(m)))
     scales = [None if a is None else by_plane(a, packing, width) for a in (scale, shift)]

@@ -124,8 +124,10 @@ def test_handlers_refuse_forged_arguments():
     def floats(x=(4, 6), weights=(2, 6, 3), sizes=(1, 3), y=(4, 3)):
         return NATIVE.call("cpu", y, jnp.ones(x), jnp.ones(weights), i(*sizes))
 
-    def packed(x=(4, 6), sizes=(1, 3), codes=(2, 6, 4), dtype=jnp.uint8, table=0, scale=(2, 1, 8), shift=(0, 0, 0),
-               y=(4, 8), bits=4, group=6):  # fmt: skip
+    def packed(
+        x=(4, 6), sizes=(1, 3), codes=(2, 6, 4), dtype=jnp.uint8, table=0, scale=(2, 1, 8), shift=(0, 0, 0),
+        y=(4, 8), bits=4, group=6,
+    ):  # fmt: skip
         args = (
             jnp.ones(x),
             i(*sizes),
@@ -142,7 +144,8 @@ def test_handlers_refuse_forged_arguments():
             {"sizes": (2**31 - 1, 2**31 - 1)}, {"y": (3, 3)},
         ]),
         (packed, QUANTIZED.name, [
-            {"codes": (2, 6, 5)}, {"codes": (3, 6, 4)}, {"dtype": jnp.int16}, {"table": 17}, {"scale": (2, 2, 8)},
+            {"codes": (2, 6, 5)}, {"codes": (3, 6, 4)}, {"dtype": jnp.int16}, {"table": 17},
+            {"scale": (2, 2, 8)},
             {"shift": (2, 1, 7)}, {"y": (4, 7)}, {"bits": 5}, {"group": 0}, {"group": 3}, {"sizes": (5, 0)},
         ]),
     ):  # fmt: skip
