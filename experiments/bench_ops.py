@@ -4,8 +4,8 @@
 
 Each kernel races what JAX offers for the same thing, both compiled, in turns; a ratio is the median over
 turns of XLA's time over ours. Shapes are those of SmolLM2-135M and Llama-3-8B (attention, logits),
-MobileNetV2 (convolutions) and small experts. Where ours reads less (int8, int4), XLA's has the float32 array: that is
-the offer. Each result is held to the reference's before it is timed.
+MobileNetV2 (convolutions) and small experts. Where ours reads less (int8, int4), XLA's has the float32 array:
+that is the offer. Each result is held to the reference's before it is timed.
 """
 
 import dataclasses

@@ -127,6 +127,70 @@ EFFICIENT_AVX512 void Decode512(const Problem& p, int64_t n, int64_t b0, int64_t
   Decode<true>(p, n, b0, b1, to);
 }
 
+// Sums of rows of x over runs, [M, runs].
+std::vector<float> RunSums(const Problem& p) {
+  std::vector<float> sums(p.m * p.runs, 0.0f);
+  for (int64_t m = 0; m < p.m; ++m)
+    for (int64_t k = 0; k < p.k; ++k) sums[m * p.runs + k / p.group] += p.x[m * p.k + k];
+  return sums;
+}
+
+// Row n of W with R rows of x from m on, without a table: numbers stay in registers, a run's sum meets its scale, and
+// its shift the sum of x.
+template <int Bits, bool Signed, int R>
+EFFICIENT_AVX512 void Direct(const Problem& p, const float* sums_of_x, int64_t m, int64_t n) {
+  constexpr int kMany = 8 / Bits;
+  const __m512i low = _mm512_set1_epi32((1 << Bits) - 1), half = _mm512_set1_epi32(1 << (Bits - 1));
+  const uint8_t* codes = p.codes + n * p.pitch;
+  const float *scale = p.scale + n * p.scale_stride, *shift = p.shift ? p.shift + n * p.shift_stride : nullptr;
+  const int64_t each = p.runs == 1 ? p.pitch : p.group / kMany;
+  const float* x = p.turned.data() + m * p.Wide();
+  __m512 totals[R];
+  for (int r = 0; r < R; ++r) totals[r] = _mm512_setzero_ps();
+  for (int64_t run = 0; run < p.runs; ++run) {
+    const int64_t end = std::min(p.pitch, (run + 1) * each);
+    __m512 parts[R];
+    for (int r = 0; r < R; ++r) parts[r] = _mm512_setzero_ps();
+    for (int64_t c = run * each; c < end; c += kLanes) {
+      const __mmask16 there = end - c >= kLanes ? 0xFFFF : static_cast<__mmask16>((1u << (end - c)) - 1);
+      const __m512i bytes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(there, codes + c));
+      for (int plane = 0; plane < kMany; ++plane) {
+        __m512i code = Bits == 8 ? bytes : _mm512_and_si512(_mm512_srli_epi32(bytes, Bits * plane), low);
+        if (Signed) code = _mm512_sub_epi32(_mm512_xor_si512(code, half), half);
+        const __m512 number = _mm512_cvtepi32_ps(code);
+        for (int r = 0; r < R; ++r)
+          parts[r] = _mm512_fmadd_ps(number, _mm512_maskz_loadu_ps(there, x + r * p.Wide() + plane * p.pitch + c),
+                                     parts[r]);
+      }
+    }
+    const __m512 by = _mm512_set1_ps(scale[run]);
+    for (int r = 0; r < R; ++r) totals[r] = _mm512_fmadd_ps(parts[r], by, totals[r]);
+  }
+  for (int r = 0; r < R; ++r) {
+    float out = _mm512_reduce_add_ps(totals[r]);
+    for (int64_t run = 0; shift && run < p.runs; ++run)
+      out -= shift[run] * scale[run] * sums_of_x[(m + r) * p.runs + run];
+    p.y[(m + r) * p.n + n] = out;
+  }
+}
+
+template <int Bits, bool Signed>
+void DirectRows(const Problem& p, const float* sums_of_x, int64_t n0, int64_t n1) {
+  for (int64_t n = n0; n < n1; ++n) {
+    int64_t m = 0;
+    for (; m + 4 <= p.m; m += 4) Direct<Bits, Signed, 4>(p, sums_of_x, m, n);
+    for (; m < p.m; ++m) Direct<Bits, Signed, 1>(p, sums_of_x, m, n);
+  }
+}
+
+void DirectAny(const Problem& p, const float* sums_of_x, int64_t n0, int64_t n1) {
+  if (p.bits == 8)
+    return p.is_signed ? DirectRows<8, true>(p, sums_of_x, n0, n1) : DirectRows<8, false>(p, sums_of_x, n0, n1);
+  if (p.bits == 4)
+    return p.is_signed ? DirectRows<4, true>(p, sums_of_x, n0, n1) : DirectRows<4, false>(p, sums_of_x, n0, n1);
+  return p.is_signed ? DirectRows<2, true>(p, sums_of_x, n0, n1) : DirectRows<2, false>(p, sums_of_x, n0, n1);
+}
+
 #endif  // EFFICIENT_X86
 
 // Many rows of x: y^T = W x^T, a lane for each of 64 rows of x, which are turned once, in the order of planes.
@@ -284,9 +348,16 @@ void Round(Problem& p, const float* fixed, bool per_row, bool wide) {
 
 void RunFloats(const Problem& p, ffi::ThreadPool& pool, bool wide) {
   if (p.m <= kFew) {
+    std::vector<float> sums;
+    bool direct = false;
+#if EFFICIENT_X86
+    direct = wide && !p.table && (p.runs == 1 || p.group % p.Many() == 0);
+    if (direct && p.shift) sums = RunSums(p);
+#endif
     efficient::ParallelFor(pool, (p.n + kStrip - 1) / kStrip, p.m * p.n * p.k, [&](int64_t i) {
       const int64_t n0 = i * kStrip, n1 = std::min(p.n, n0 + kStrip);
 #if EFFICIENT_X86
+      if (direct) return DirectAny(p, sums.data(), n0, n1);
       if (wide) return Few512(p, n0, n1);
 #endif
       FewAny(p, n0, n1);
