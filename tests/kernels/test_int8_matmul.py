@@ -9,6 +9,7 @@ import pytest
 from efficient.kernels.quantized_matmul import int8_matmul
 from efficient.kernels.quantized_matmul.int8 import NATIVE
 
+from tests.kernels.laws import KernelLaws
 from tests.kernels.packed_cases import (
     SHAPES,
     TIERS,
@@ -35,6 +36,29 @@ def exact(x, codes, scale, shift, columns, group, bits, is_signed, x_scale=None)
     shift = 0 if shift is None else by_row(shift, k, columns, group)
     weights, size = (numbers - shift) * scale, (np.abs(numbers) + np.abs(shift)) * scale
     return q @ weights * step, (k + 8) * 2.0**-24 * (np.abs(q) @ size) * step
+
+
+class TestLaws(KernelLaws):
+    native = ("cpu", "cpu_portable", "cpu_vnni")
+    cases = {
+        "smollm": ((3, 576, 192), {"bits": 4, "group": 32, "is_signed": True}),
+        "shifted": ((9, 130, 65), {"bits": 4, "group": 64, "has_shift": True}),
+        "crumbs": ((2, 96, 129), {"bits": 2, "by_column": False}),
+        "bytes": ((20, 65, 64), {"bits": 8, "is_signed": True}),
+    }
+
+    def arguments(self, case, draw):
+        shape, options = case
+        p = {**problem(*shape, **options, seed=int(draw.random.integers(100))), "x": draw(*shape[:2])}
+        arrays = {name: value for name, value in p.items() if isinstance(value, jax.Array)}
+        return arrays, {name: value for name, value in p.items() if name not in arrays}
+
+    def run(self, arrays, options, implementation):
+        return int8_matmul(**arrays, **options, implementation=implementation)
+
+    def exact(self, arrays, options):
+        want, slack = exact(**{"shift": None, **arrays, **options})
+        return want, slack + 1e-37
 
 
 @pytest.mark.parametrize(("tier", "shape"), on_shapes(TIERS, [*SHAPES, (125, 600, 66)]))

@@ -13,6 +13,7 @@ from efficient.kernels.quantized_matmul.matmul import NATIVE
 
 from efficient.quantize import quantizers
 from efficient.quantize.blocks import group as blocks_of
+from tests.kernels.laws import KernelLaws
 from tests.kernels.packed_cases import (
     TIERS,
     by_row,
@@ -47,6 +48,32 @@ def with_table(p, entries, seed=5):
     return {**p, "table": table, "codes": codes}
 
 
+class TestLaws(KernelLaws):
+    native = ("cpu", "cpu_portable", "cpu_avx512")
+    moving = ("x", "scale")
+    cases = {
+        "smollm": ((1, 576, 192), {"bits": 4, "group": 32}, 0),
+        "shifted": ((9, 130, 65), {"bits": 4, "group": 64, "has_shift": True, "is_signed": True}, 0),
+        "crumbs": ((3, 96, 129), {"bits": 2, "by_column": False}, 0),
+        "codebook": ((12, 33, 130), {"bits": 4}, 16),
+        "bytes": ((70, 65, 64), {"bits": 8, "group": 32, "is_signed": True}, 0),
+    }
+
+    def arguments(self, case, draw):
+        shape, options, entries = case
+        p = problem(*shape, **options, seed=int(draw.random.integers(100)))
+        p = {**(with_table(p, entries) if entries else p), "x": draw(*shape[:2])}
+        arrays = {name: value for name, value in p.items() if isinstance(value, jax.Array)}
+        return arrays, {name: value for name, value in p.items() if name not in arrays}
+
+    def run(self, arrays, options, implementation):
+        return quantized_matmul(**arrays, **options, implementation=implementation)
+
+    def exact(self, arrays, options):
+        want, slack = exact(**arrays, **options)
+        return want, slack + 1e-37
+
+
 @pytest.mark.parametrize(("tier", "shape"), on_shapes(TIERS))
 def test_every_tier_on_every_shape(tier, shape):
     kinds = [
@@ -79,21 +106,6 @@ def test_codes_of_8_bits_may_be_int8(tier):
     codes = p["codes"].view(jnp.int8)
     found = quantized_matmul(**{**p, "codes": codes, "is_signed": False}, implementation=tier)
     assert (np.abs(np.asarray(found) - want) <= slack).all()
-
-
-@pytest.mark.parametrize("tier", TIERS)
-def test_under_jit_vmap_and_scan(tier):
-    p = problem(4, 40, 130, bits=4, group=16, has_shift=True)
-    x = p.pop("x")
-    run = lambda x: quantized_matmul(x, **p, implementation=tier)  # noqa: E731
-    want, slack = exact(np.asarray(x), **p)
-    assert (np.abs(np.asarray(jax.jit(run)(x)) - want) <= slack).all()
-    rows = jax.vmap(run)(x)
-    assert (np.abs(np.asarray(rows) - want) <= slack).all()
-    rows = jax.vmap(run)(x[:, None])
-    assert (np.abs(np.asarray(rows)[:, 0] - want) <= slack).all()
-    _, scanned = jax.lax.scan(lambda c, row: (c, run(row)), 0, x)
-    assert (np.abs(np.asarray(scanned) - want) <= slack).all()
 
 
 @pytest.mark.parametrize("tier", TIERS)

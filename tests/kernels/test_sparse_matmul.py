@@ -14,6 +14,7 @@ from efficient.kernels.sparse_matmul import (
 )
 
 from efficient.prune.leaves import BlockSparseLeaf, CSRLeaf, NMLeaf
+from tests.kernels.laws import KernelLaws
 from tests.kernels.packed_cases import TIERS, needs_compiler
 
 SHAPES = [(1, 576, 192), (3, 31, 129), (8, 65, 64), (37, 130, 65)]  # rows of x, rows and columns of W
@@ -88,6 +89,23 @@ def exact(x, dense):
 def inputs(m, k, seed=1):
     """Rows of x."""
     return jnp.asarray(np.random.default_rng(seed).normal(size=(m, k)), jnp.float32)
+
+
+class TestLaws(KernelLaws):
+    pallas = ()
+    moving = ("x", "values")
+    cases = {name: name for name in ("blocks of 4x4", "blocks of 32x32", "rows", "columns", "2:4", "1:4")}
+
+    def arguments(self, case, draw):
+        run, values, dense = CASES[case](65, 72)
+        return {"x": draw(3, 65), "values": values}, {"run": run, "dense": dense}
+
+    def run(self, arrays, options, implementation):
+        return options["run"](**arrays, implementation=implementation)
+
+    def exact(self, arrays, options):
+        want, slack = exact(arrays["x"], options["dense"])
+        return want, slack + 1e-37
 
 
 @pytest.mark.parametrize("tier", TIERS)
