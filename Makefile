@@ -30,6 +30,7 @@ bench: $(SETUP)
 	$(BIN)/python -m experiments.bench_kernels
 	$(BIN)/python -m experiments.bench_packed
 	$(BIN)/python -m experiments.bench_ops
+	$(BIN)/python -m experiments.bench_token
 
 # On a machine with an NVIDIA card: every kernel against float64, and races; then commit the record. $(BIN) has
 # jax for CPUs: `$(BIN)/python -m pip install "jax[cuda12]"` first, or give another Python with GPU_PYTHON=.

@@ -36,6 +36,7 @@ using efficient::kPiece;
 constexpr int64_t kChunk = 128;  // rows of x that one task multiplies
 constexpr int64_t kTiles = 8;    // rows of x from which tiles are faster
 constexpr int64_t kBlock = 64;   // columns of a task of the portable path
+constexpr int64_t kParts = 16;   // of the rows of W, at most, whose sums are added at the end
 
 void Cut(Problem& p) {
   for (int64_t run = 0; run * p.group < p.k; ++run) {
@@ -53,13 +54,16 @@ template <int Bits>
 void RunWide(const Problem& p, ffi::ThreadPool& pool, bool has_tiles) {
   constexpr int64_t C = efficient::Block<Bits>::kColumns;
   if (p.m <= 3) {
-    const int64_t across = (p.n + C - 1) / C;
-    const int64_t strip = std::max<int64_t>(1, std::min(efficient::kStrip, across / (4 * pool.num_threads())));
-    const int64_t strips = (across + strip - 1) / strip;
-    efficient::ParallelFor(pool, strips * p.m, p.Work(), [&](int64_t i) {
-      const int64_t first = i % strips * strip;
-      efficient::Few<Bits>(p, i / strips, first * C, std::min(strip, across - first));
+    const int64_t across = (p.n + C - 1) / C, pieces = static_cast<int64_t>(p.pieces.size());
+    const int64_t parts = std::max<int64_t>(1, std::min({pieces, 2 * pool.num_threads(), kParts}));
+    using Totals = __m512[efficient::Block<Bits>::V];
+    std::vector<uint8_t> room(p.m * parts * across * sizeof(Totals) + 64);
+    Totals* totals = reinterpret_cast<Totals*>((reinterpret_cast<uintptr_t>(room.data()) + 63) / 64 * 64);
+    efficient::ParallelFor(pool, parts * p.m, p.Work(), [&](int64_t i) {
+      const int64_t part = i % parts;
+      efficient::Through<Bits>(p, i / parts, pieces * part / parts, pieces * (part + 1) / parts, totals + i * across);
     });
+    for (int64_t m = 0; m < p.m; ++m) efficient::Merge<Bits>(p, m, totals + m * parts * across, parts);
     return;
   }
   const int64_t across = (p.n + C - 1) / C, down = (p.m + kChunk - 1) / kChunk;

@@ -198,19 +198,18 @@ EFFICIENT_VNNI inline void Shifts(const Problem& p, int64_t run, int64_t n, int6
   for (int v = 0; v < Block<Bits>::V; ++v) out[v] = _mm512_add_ps(out[v], base);
 }
 
-// One row of x times `blocks` blocks of columns side by side, codes turned in registers. Some rows of W at a time go
-// through all blocks, so that each row is read on in order, as the machine's prefetchers expect it; sums wait in cache.
+// One row of x times `blocks` blocks of columns side by side of pieces i0 to i1, codes turned in registers; added to
+// totals[block][V], in a block's order. Some rows of W at a time go through all blocks, so that each row is read on in
+// order, as the machine's prefetchers expect it; sums wait in cache.
 template <int Bits>
-EFFICIENT_VNNI inline void Few(const Problem& p, int64_t m, int64_t n0, int64_t blocks) {
+EFFICIENT_VNNI inline void Few(const Problem& p, int64_t m, int64_t n0, int64_t blocks, size_t i0, size_t i1,
+                               __m512 (*totals)[Block<Bits>::V]) {
   constexpr int V = Block<Bits>::V;
   constexpr int64_t C = Block<Bits>::kColumns, B = Block<Bits>::kBytes, kQuads = 8;  // 32 rows of W
   alignas(64) __m512i sums[kStrip][V];
-  alignas(64) __m512 totals[kStrip][V];
-  for (int64_t w = 0; w < blocks; ++w)
-    for (int v = 0; v < V; ++v) totals[w][v] = _mm512_setzero_ps();
   const __m512i flip = Flip<Bits>(p.is_signed);
   const bool shifts = p.Shifts();
-  for (size_t i = 0; i < p.pieces.size(); ++i) {
+  for (size_t i = i0; i < i1; ++i) {
     const Piece& piece = p.pieces[i];
     const int64_t quads = piece.quads();
     const int32_t* x = p.values.data() + m * p.quads + piece.quad;
@@ -224,6 +223,8 @@ EFFICIENT_VNNI inline void Few(const Problem& p, int64_t m, int64_t n0, int64_t 
         for (int v = 0; v < V; ++v) own[v] = q0 ? sums[w][v] : _mm512_setzero_si512();
         const uint8_t* row = Codes<Bits>(p, k0, n);
         for (int64_t q = q0, k = k0; q < q1; ++q, k += 4, row += 4 * p.pitch) {
+          for (int64_t r = 8; r < 12; ++r)  // rows to come; beyond the last, nothing is read
+            _mm_prefetch(reinterpret_cast<const char*>(row + r * p.pitch), _MM_HINT_T0);
           __m512i codes[V];
           Quad<Bits>(row, p.pitch, piece.k1 - k, mask, flip, p.is_signed, codes);
           const __m512i value = _mm512_set1_epi32(x[q]);
@@ -244,8 +245,34 @@ EFFICIENT_VNNI inline void Few(const Problem& p, int64_t m, int64_t n0, int64_t 
       }
     }
   }
-  for (int64_t w = 0; w < blocks; ++w)
-    Store<Bits>(totals[w], p.steps[m], std::min(C, p.n - n0 - w * C), p.y + m * p.n + n0 + w * C);
+}
+
+// All columns of pieces i0 to i1, piece by piece: W is read on in order from end to end.
+template <int Bits>
+EFFICIENT_VNNI inline void Through(const Problem& p, int64_t m, size_t i0, size_t i1,
+                                   __m512 (*totals)[Block<Bits>::V]) {
+  constexpr int64_t C = Block<Bits>::kColumns;
+  const int64_t across = (p.n + C - 1) / C;
+  for (int64_t w = 0; w < across; ++w)
+    for (int v = 0; v < Block<Bits>::V; ++v) totals[w][v] = _mm512_setzero_ps();
+  for (size_t i = i0; i < i1; ++i)
+    for (int64_t first = 0; first < across; first += kStrip)
+      Few<Bits>(p, m, first * C, std::min(kStrip, across - first), i, i + 1, totals + first);
+}
+
+// Sums of parts, each [blocks of all columns][V], to y.
+template <int Bits>
+EFFICIENT_VNNI inline void Merge(const Problem& p, int64_t m, const __m512 (*parts)[Block<Bits>::V], int64_t count) {
+  constexpr int64_t C = Block<Bits>::kColumns;
+  const int64_t across = (p.n + C - 1) / C;
+  for (int64_t w = 0; w < across; ++w) {
+    __m512 totals[Block<Bits>::V];
+    for (int v = 0; v < Block<Bits>::V; ++v) {
+      totals[v] = parts[w][v];
+      for (int64_t i = 1; i < count; ++i) totals[v] = _mm512_add_ps(totals[v], parts[i * across + w][v]);
+    }
+    Store<Bits>(totals, p.steps[m], std::min(C, p.n - w * C), p.y + m * p.n + w * C);
+  }
 }
 
 // R rows of x times four registers of columns of a turned piece, added to totals.
