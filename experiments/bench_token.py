@@ -5,9 +5,9 @@
 30 layers' projections and feed-forward matrices, layer by layer, then logits over 49,152 words from the tied
 embedding, each of the shape that the model has; weights at random. No attention, norms or sampling: what is
 timed is the reading of 134 million weights. Arms: float32 by XLA, int4 in runs of 32 with x rounded to int8
-as it comes (`w4a8`) or in float32 (`w4`), int8 a column with x rounded (`w8a8`). All run in turns; a ratio is the
-median over turns. `share` is the bytes that are kept over the time, of the bandwidth that a large matrix times
-a vector reads at in the same run (`measure.calibrate`).
+as it comes (`w4a8`) or in float32 (`w4`), int8 a column with x rounded (`w8a8`). All run in turns; a ratio is
+the median over turns. `share` is the bytes that are kept over the time, of the bandwidth that a large matrix
+times a vector reads at in the same run (`measure.calibrate`).
 """
 
 import dataclasses

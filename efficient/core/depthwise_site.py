@@ -1,18 +1,17 @@
-"""Depthwise site: a convolution of each channel by itself that met a leaf, by the kernel for it."""
+"""Depthwise site: a convolution of each channel by itself that met a leaf, by a kernel that is given."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from efficient.core.matrix_site import FLOATS
-from efficient.kernels.depthwise_conv import depthwise_conv
-from efficient.kernels.depthwise_conv.depthwise_conv import NATIVE
 
 NHWC, HWIO = (0, 3, 1, 2), (3, 2, 0, 1)
 
 
-def depthwise(site: Any, leaf: Any) -> Any:
-    """The site's result, the leaf made dense; None where it is no such convolution of images, channels last.
+def depthwise(site: Any, leaf: Any, kernel: Callable[..., Any], native: Any) -> Any:
+    """The site's result by `kernel`, the leaf made dense; None where it is no such convolution of images.
 
     A depthwise weight is small, so decoding it costs nothing; the convolution does, where XLA makes it.
     """
@@ -30,13 +29,13 @@ def depthwise(site: Any, leaf: Any) -> Any:
         not is_float
         or min(map(min, p["padding"])) < 0
         or jax.default_backend() != "cpu"
-        or not NATIVE.is_ready
+        or not native.is_ready
     ):
         return None
     if 0 in site.other.shape or 0 in site.out_shape:
         return None
-    site.computed_by(NATIVE.words)
-    out = depthwise_conv(
+    site.computed_by(native.words)
+    out = kernel(
         site.other,
         leaf.dense().reshape(*leaf.shape[:2], channels),
         strides=tuple(p["window_strides"]),

@@ -13,6 +13,8 @@ import numpy as np
 
 from efficient.core.depthwise_site import depthwise
 from efficient.core.matrix_site import MatrixSite, matrix_site, shaped
+from efficient.kernels.depthwise_conv import depthwise_conv
+from efficient.kernels.depthwise_conv.depthwise_conv import NATIVE as DEPTHWISE
 from efficient.kernels.quantized_matmul import (
     int8,
     int8_matmul,
@@ -57,7 +59,7 @@ def product(site: Any, leaf: Any, *, step: Step | None = None) -> Any:
     """
     if not hasattr(leaf, "as_codes"):
         return None
-    if step is None and (out := depthwise(site, leaf)) is not None:
+    if step is None and (out := depthwise(site, leaf, depthwise_conv, DEPTHWISE)) is not None:
         return out
     patches = MOST_PATCHES if step is None else None
     found = matrix_site(site, most_patches=patches, may_transpose=hasattr(leaf, "as_rows"))

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from efficient.core.depthwise_site import depthwise
 from efficient.core.matrix_site import matrix_site
+from efficient.kernels.depthwise_conv import depthwise_conv
+from efficient.kernels.depthwise_conv.depthwise_conv import NATIVE as DEPTHWISE
 from efficient.kernels.tiers import Native
 
 
@@ -19,7 +21,7 @@ def by_kernel(site: Any, leaf: Any, native: Native, run: Callable[[jax.Array], j
     """
     if jax.default_backend() != "cpu" or not native.is_ready:
         return NotImplemented
-    if (out := depthwise(site, leaf)) is not None:
+    if (out := depthwise(site, leaf, depthwise_conv, DEPTHWISE)) is not None:
         return out
     found = matrix_site(site)
     if found is None or len(found.columns) != 1:
